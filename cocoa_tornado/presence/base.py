@@ -4,6 +4,7 @@ the actions of the rules."""
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import assert_never
@@ -18,6 +19,8 @@ from .port import Health, Holder, Incumbents, OnVerdict, PresenceCounters, Refus
 from .rules import Slots
 
 NO_CLAIM = Claim("", 0)
+
+log = logging.getLogger("cocoa.presence")
 
 
 class PresenceBase:
@@ -257,10 +260,19 @@ class PresenceBase:
         self._carry_out(self._slots.expire(device_id, max(at, self._clock())))
 
     def _give(self, claim: Claim, verdict: Grant | Refused) -> None:
-        """The new connection's verdict. One that was withdrawn has none: :meth:`withdraw` releases its slot."""
+        """The new connection's verdict. One that was withdrawn has none: :meth:`withdraw` releases its slot.
+
+        An error in taking it costs this connection only, so that others get their verdicts.
+        """
         on_verdict = self._claims.pop(claim, None)
-        if on_verdict is not None:
+        if on_verdict is None:
+            return
+        try:
             on_verdict(verdict)
+        except Exception:
+            log.exception("admission failed")
+            if isinstance(verdict, Grant) and self._slots.is_reserved(verdict.device_id, claim):
+                self.release(verdict)
 
     def _refused(self, reason: RefusalReason) -> Refused:
         self._counters.refused[reason] = self._counters.refused.get(reason, 0) + 1

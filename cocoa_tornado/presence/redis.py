@@ -320,7 +320,10 @@ class RedisPresence(PresenceBase):
             self._act(self._membership.epoch_over(context[1], self._clock()))
         elif is_current:
             for acquire, answer in zip(asked.acquires, answers.claims, strict=True):
-                self._take_claim(acquire, answer)
+                try:
+                    self._take_claim(acquire, answer)
+                except Exception:
+                    log.exception("admission failed")
             if answers.claims:
                 self._note_refusal(answers.claims)
             if self._former:

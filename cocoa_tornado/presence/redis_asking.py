@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import Final, Protocol, TypeAlias
 
 from ..redis_store.faults import RedisFault
@@ -16,6 +17,8 @@ RETRY_S: Final = (0.1, 1.0)
 Context: TypeAlias = tuple[str, str]
 """The stamp and the epoch that a question was asked with."""
 
+log = logging.getLogger("cocoa.presence")
+
 
 class Asker(Protocol):
     """Whose questions they are."""
@@ -27,7 +30,7 @@ class Asker(Protocol):
     def per_device(self) -> int: ...
 
     def take(self, context: Context, asked: Asked, answers: Answers) -> bool:
-        """Returns whether nothing has to be asked again."""
+        """Returns whether nothing has to be asked again. An error in it costs only what it concerns."""
 
     def give_back(self, context: Context, asked: Asked) -> None:
         """It was not answered."""
@@ -46,7 +49,7 @@ class Asking:
         self._asker, self._backlog, self._link = asker, backlog, link
         self._is_busy = self._is_closed = False
         self._task: asyncio.Task[None] | None = None
-        self._sent: tuple[Context, Asked] | None = None  # without a task
+        self._sent: tuple[Context, Asked] | None = None  # and neither answered nor given back
 
     def soon(self) -> None:
         """Send what has gathered at the end of this turn of the loop, or after the answer that is outstanding."""
@@ -57,12 +60,10 @@ class Asking:
     async def close(self) -> None:
         """What was not answered is given back."""
         self._is_closed = True
-        sent, self._sent = self._sent, None
-        if sent is not None:
-            self._asker.give_back(*sent)
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
+        self._give_back()
 
     def _may_ask(self) -> bool:
         return not self._is_closed and self._asker.may_ask()
@@ -71,55 +72,77 @@ class Asking:
         if not self._backlog or not self._may_ask():
             self._is_busy = False
             return
-        context, asked = self._asker.context(), self._backlog.take()
-        self._sent = context, asked
+        context, asked = self._sent = self._asker.context(), self._backlog.take()
         if not self._link.ask_now(*context, self._asker.per_device(), asked, self._on_outcome):
             self._on_outcome(None)
 
     def _on_outcome(self, outcome: Outcome) -> None:
-        sent, self._sent = self._sent, None
-        if sent is None:
-            return  # closed
-        context, asked = sent
-        if isinstance(outcome, Answers) and self._asker.take(context, asked, outcome):
+        if self._is_closed:
+            return
+        if isinstance(outcome, Answers) and self._take(outcome):
             self._ask_now()
         else:
-            self._task = asyncio.get_running_loop().create_task(self._ask(context, asked, outcome))
+            self._task = asyncio.get_running_loop().create_task(self._ask(outcome))
 
-    async def _ask(self, context: Context, asked: Asked, outcome: Outcome) -> None:
+    def _take(self, answers: Answers) -> bool:
+        """They answer what was sent. After an error only the look-ups are asked again, which somebody waits for; what
+        comes later is asked all the same."""
+        assert self._sent is not None
+        (context, asked), self._sent = self._sent, None
+        try:
+            return self._asker.take(context, asked, answers)
+        except Exception:
+            log.exception("answers of presence dropped")
+            self._asker.give_back(context, Asked((), (), asked.look_ups))
+            return not asked.look_ups
+
+    def _give_back(self) -> tuple[Context, Asked] | None:
+        """What was sent, if it was not answered."""
+        sent, self._sent = self._sent, None
+        if sent is not None:
+            self._asker.give_back(*sent)
+        return sent
+
+    async def _ask(self, outcome: Outcome) -> None:
         """Ask until everything is answered.
 
-        :param outcome: that has been taken already; None: ``asked`` has to be asked
+        :param outcome: of what was sent. None: it has to be asked; answers are taken already
         """
-        delays = _Delays()
-        is_whole = False
         try:
-            while True:
-                if outcome is None:
-                    outcome = await self._outcome(context, asked)
-                    is_whole = isinstance(outcome, Answers) and self._asker.take(context, asked, outcome)
-                if isinstance(outcome, (TermOver, RedisFault)):
-                    self._asker.give_back(context, asked)
-                if isinstance(outcome, TermOver):
-                    self._asker.term_over(context[0])
-                    return
-                await delays.wait(is_over=is_whole)
-                if isinstance(outcome, RedisFault):
-                    self._asker.repeat(context, asked)
-                if not self._backlog or not self._may_ask():
-                    return
-                context, asked, outcome = self._asker.context(), self._backlog.take(), None
+            await self._ask_all(outcome)
+        except Exception:
+            log.exception("answers of presence dropped")
         finally:
             self._is_busy, self._task = False, None
+            if self._backlog:
+                self.soon()
 
-    async def _outcome(self, context: Context, asked: Asked) -> Outcome:
+    async def _ask_all(self, outcome: Outcome) -> None:
+        delays = _Delays()
+        is_whole = False
+        while True:
+            if outcome is None:
+                outcome = await self._outcome()
+                is_whole = isinstance(outcome, Answers) and self._take(outcome)
+            unanswered = self._give_back()
+            if isinstance(outcome, TermOver) and unanswered is not None:
+                (stamp, _), _ = unanswered
+                self._asker.term_over(stamp)
+                return
+            await delays.wait(is_over=is_whole)
+            if isinstance(outcome, RedisFault) and unanswered is not None:
+                self._asker.repeat(*unanswered)
+            if not self._backlog or not self._may_ask():
+                return
+            self._sent, outcome = (self._asker.context(), self._backlog.take()), None
+
+    async def _outcome(self) -> Outcome:
+        assert self._sent is not None
+        context, asked = self._sent
         try:
             return await self._link.ask(*context, self._asker.per_device(), asked)
         except (RedisFault, TermOver) as over:
             return over
-        except asyncio.CancelledError:
-            self._asker.give_back(context, asked)
-            raise
 
 
 class _Delays:

@@ -68,12 +68,12 @@ class RedisLink:
         command = _SCRIPTS["join"].call(*arguments)
         sent_at = clock()
         (reply,) = await self._beating.exchange([command], process, once=True)
-        return run, scripts.join_reply(_accepted(reply)), sent_at
+        return run, _read(scripts.join_reply, _accepted(reply)), sent_at
 
     async def beat(self, beat: Beat, info: str) -> BeatReply:
         """:raises EpochOver: this server was fenced"""
         command = _SCRIPTS["beat"].call(*scripts.beat_arguments(beat.stamp, beat.epoch, beat.seen, info))
-        return scripts.beat_reply(await self._send(self._beating, beat.stamp, command))
+        return _read(scripts.beat_reply, await self._send(self._beating, beat.stamp, command))
 
     async def send(self, action: Fence | Settle | Leave) -> bool:
         """
@@ -103,7 +103,7 @@ class RedisLink:
     async def ask(self, stamp: str, epoch: str, per_device: int, asked: Asked) -> Answers:
         """One round trip."""
         question = _Question(stamp, epoch, per_device, asked)
-        return question.answers(await self._exchange(self._asking, stamp, question.commands))
+        return _read(question.answers, await self._exchange(self._asking, stamp, question.commands))
 
     def ask_now(
         self, stamp: str, epoch: str, per_device: int, asked: Asked, on_answers: Callable[[Outcome], object]
@@ -122,7 +122,11 @@ class RedisLink:
             elif _is_of_another_term(replies):
                 on_answers(TermOver())
             else:
-                on_answers(question.answers(replies))
+                try:
+                    answers: Answers | RedisFault = _read(question.answers, replies)
+                except RedisFault as fault:
+                    answers = fault
+                on_answers(answers)
 
         return self._asking.exchange_now(question.commands, _process_of(stamp), finish)
 
@@ -233,6 +237,14 @@ def _foreign(chunks: Sequence[Sequence[str]], replies: Sequence[Any]) -> frozens
 
 def _fault_among(replies: Sequence[Any]) -> RedisFault | None:
     return next((reply for reply in replies if isinstance(reply, RedisFault)), None)
+
+
+def _read(parse: Callable[[Any], T], reply: Any) -> T:
+    """Something else may have written what a reply is made of."""
+    try:
+        return parse(reply)
+    except (ValueError, TypeError, LookupError, AttributeError) as error:
+        raise RedisFault(f"a reply of Redis is unreadable: {error}", away=False) from error
 
 
 def _accepted(reply: Any) -> Any:

@@ -161,6 +161,11 @@ class Slots:
         self._taken -= 1
         return True
 
+    def is_reserved(self, device_id: str, claim: Claim) -> bool:
+        """Whether the claim has a slot that is not registered yet."""
+        device = self._devices.get(device_id)
+        return device is not None and device.is_reserved(claim)
+
     # -- new connections
 
     def request(self, device_id: str, now: float) -> tuple[Claim, Actions]:

@@ -168,6 +168,37 @@ async def test_a_bucket_of_another_type_holds_up_no_other_device(
         assert events(caplog).count("holders unreadable") == 1
 
 
+@UNAVAILABLE
+@RELAY
+@pytest.mark.logs("cocoa.presence", "lease lost")
+async def test_a_server_goes_on_once_a_key_that_another_program_has_overwritten_is_gone(own_redis: RedisServer) -> None:
+    async with ready(own_redis) as server:
+        presence, servers = server.presence, "cocoa:{box}:p:servers"
+        assert isinstance(presence, RedisPresence)
+        epoch = presence.lease.server
+        own_redis.command("HSET", servers, "theirs", "no beat")
+        await eventually(lambda: "unreadable" in presence._fault)
+        own_redis.command("HDEL", servers, "theirs")
+        await eventually(lambda: not presence._fault)
+        own_redis.command("SET", servers, "mine")
+        await eventually(lambda: "another type" in presence._relay.status().detail)
+        own_redis.command("DEL", servers)
+        await eventually(lambda: presence.lease.server != epoch)
+        await comes(server, PresenceState.READY)
+        await server.connections.connect("doll")
+
+
+@pytest.mark.logs("cocoa.presence", "admission failed")
+async def test_a_verdict_that_is_not_taken_costs_that_connection_only(own_redis: RedisServer) -> None:
+    def fail(verdict: object) -> None:
+        raise OSError("a mistake of ours")
+
+    async with ready(own_redis) as server:
+        server.presence.begin_claim("doll", fail)
+        await server.connections.connect("bear")
+        await server.connections.connect("doll")
+
+
 @pytest.mark.logs("cocoa.relay", "relay unavailable")
 async def test_a_server_that_may_not_send_says_so(own_redis: RedisServer, caplog: pytest.LogCaptureFixture) -> None:
     async with ready(own_redis) as server:
