@@ -128,7 +128,8 @@ class Relay(Protocol):
         those of the messages, ``NO_SERVER`` if no server holds the device.
 
         Messages of several calls, and those of :meth:`send`, keep their order. If this end joins under another address
-        before they were sent, they are ``CLOSED``.
+        before they were sent, they are ``CLOSED``. While the transport is unavailable they wait, however many they are:
+        their holders are unknown until then. The caller bounds them.
 
         :param stamp: of ``Presence.stamp``
         :param messages: each for one device

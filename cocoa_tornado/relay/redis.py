@@ -10,7 +10,7 @@ import asyncio
 import logging
 import math
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from functools import partial
 from typing import Any, Final, NamedTuple, TypeVar
 
@@ -25,8 +25,8 @@ from .port import Fate, M, RelayCounters, RelayLimits, RelayState, RelayStatus
 from .redis_inbox import InboxPosition
 from .redis_lua import (
     SCRIPTS,
-    TO_HOLDERS,
     Entry,
+    Inbox,
     Posted,
     ToHolders,
     done_command,
@@ -118,8 +118,8 @@ class RedisRelay:
         self._stop()
         self._give_up_on_holders()
         self._is_closed, self._server, self._last_read_at = False, server, self._clock()
-        self._tasks["reading"] = asyncio.ensure_future(self._read(server))
-        self._tasks["sending"] = asyncio.ensure_future(self._send_waiting(server, is_new=True))
+        self._begin("reading", self._read(server))
+        self._begin("sending", self._send_waiting(server, is_new=True))
         if had_inbox:
             asyncio.get_running_loop().call_soon(self._on_loss)
 
@@ -153,21 +153,33 @@ class RedisRelay:
 
         for part, some in enumerate(parts):
             sizes = sum(map(size_of, some))
-            refusal = self._refusal(TO_HOLDERS, len(some), sizes)
-            encoded = () if refusal else wire.encode_each(some)
+            encoded = wire.encode_each(some) if self._server else ()
             posted = ToHolders(stamp, [str(each.address) for each in some], encoded, sizes)
             outgoing = _Outgoing(Forward.kind, posted, partial(settle, part))
-            if refusal:
-                self._settle(outgoing, [refusal] * len(some))
-            else:
+            if self._server:
                 self._enqueue(outgoing)
+            else:
+                self._settle_all([outgoing], Fate.CLOSED)
         return sent
 
     def _enqueue(self, outgoing: _Outgoing) -> None:
         self._count_waiting(outgoing.posted, 1)
         self._outgoing.append(outgoing)
         if self._tasks["sending"].done():
-            self._tasks["sending"] = asyncio.ensure_future(self._send_waiting(self._server))
+            self._begin("sending", self._send_waiting(self._server))
+
+    def _begin(self, name: str, work: Coroutine[Any, Any, None]) -> None:
+        task = self._tasks[name] = asyncio.ensure_future(work)
+        task.add_done_callback(partial(self._on_end, name))
+
+    def _on_end(self, name: str, task: asyncio.Task[None]) -> None:
+        """Nothing but an internal error ends a task that goes on: :meth:`status` has it until this end joins again."""
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("relay failed", exc_info=error)
+            if self._tasks.get(name) is task:
+                self._faults[name] = f"{type(error).__name__}: {error}"
+                if name == "sending" and self._outgoing:  # what was being sent is lost
+                    self._begin(name, self._send_waiting(self._server))
 
     def status(self) -> RelayStatus:
         if self._is_closed:
@@ -242,9 +254,8 @@ class RedisRelay:
             self._refused.clear()
             try:
                 command = send_command(epoch, self._calls, self._limits, posted, wire.FORWARD_HEAD)
-                (reply,) = await self._ask("sending", command)
-                fates = fates_of(reply)
-            except asyncio.CancelledError:
+                fates = await self._ask("sending", [command], _fates)
+            except BaseException:
                 self._settle_all(batch, Fate.LOST)
                 raise
             if fates is None:  # this epoch is over: presence notices for itself, and joins again
@@ -290,22 +301,22 @@ class RedisRelay:
             # What was handed over leaves the inbox in the round trip that asks for more. Nothing is read twice: the
             # position is that of this process, and an epoch is that of one process.
             done = done_command(epoch, position.sequence, position.totals)
-            done_reply, reply = await self._ask(
-                "reading", done, read_command(epoch, position.sequence, BLOCK_MS, READ_MOST)
-            )
+            read = read_command(epoch, position.sequence, BLOCK_MS, READ_MOST)
+            inbox, entries = await self._ask("reading", [done, read], _inbox_and_entries)
             self._last_read_at = self._clock()
-            inbox = inbox_of(done_reply)
             if inbox is None:
                 # This epoch is over. Presence notices for itself with its next beat, and joins again; but it does not
                 # beat while an inbox waits to be read, and the last answer may be of before an outage.
                 self._last_read_at = math.inf
                 return
             losses = position.check(inbox)
-            if losses:
-                self._lose(losses)
-            entries = entries_of(reply)
             position.take(entries)
-            await self._hand_over(epoch, entries)
+            try:
+                if losses:
+                    self._lose(losses)
+                await self._hand_over(epoch, entries)
+            except Exception:  # one mistake must not end the reading
+                log.exception("relay messages dropped")
 
     async def _hand_over(self, epoch: str, entries: Sequence[Entry]) -> None:
         count = 0
@@ -331,21 +342,26 @@ class RedisRelay:
 
     # -- Redis
 
-    async def _ask(self, name: str, *commands: Command) -> list[Any]:
-        """The replies to commands, which are repeated until Redis gives them. None for that of a key of another
-        type: DONE removes it."""
+    async def _ask(self, name: str, commands: Sequence[Command], read: Callable[[Sequence[Any]], T]) -> T:
+        """What the replies to commands mean. They are repeated until Redis gives replies that can be read.
+
+        :param read: may get the fault of a key of another type, and raises it if it does not know what to do about it
+        """
         delay_s, longest_s = RETRY_S
         while True:
             try:
                 replies = await self._links[name].exchange(commands)
+                for reply in replies:
+                    if isinstance(reply, RedisFault) and not reply.is_foreign:
+                        raise reply
+                answer = read(replies)
             except RedisFault as error:
-                replies = [error]
-            if name == "reading":
-                replies = [None if isinstance(each, RedisFault) and each.is_foreign else each for each in replies]
-            fault = next((each for each in replies if isinstance(each, RedisFault)), None)
-            if fault is None:
+                fault = error
+            except (ValueError, TypeError, LookupError, AttributeError) as error:
+                fault = RedisFault(f"a reply of Redis is unreadable: {error}", away=False)
+            else:
                 self._recover(name)
-                return replies
+                return answer
             self._note_fault(name, str(fault))
             await asyncio.sleep(ANOTHER_PROCESS_PATIENCE_S if fault.is_another_process else delay_s)
             delay_s = min(longest_s, 2 * delay_s)
@@ -362,6 +378,22 @@ class RedisRelay:
 
 def _nothing() -> None:
     pass
+
+
+def _fates(replies: Sequence[Any]) -> list[Fate] | None:
+    """The reply to SEND."""
+    (sent,) = replies
+    if isinstance(sent, RedisFault):
+        raise sent
+    return fates_of(sent)
+
+
+def _inbox_and_entries(replies: Sequence[Any]) -> tuple[Inbox | None, Sequence[Entry]]:
+    """The replies to DONE and XREAD. DONE replaces an inbox of another type, but no other key."""
+    done, read = replies
+    if isinstance(done, RedisFault):
+        raise done
+    return inbox_of(done), () if isinstance(read, RedisFault) else entries_of(read)
 
 
 def _settle(future: asyncio.Future[T], result: T) -> None:

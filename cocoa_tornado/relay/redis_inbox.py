@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .redis_lua import Entry, Inbox
+from .redis_lua import UNKNOWN_TOTALS, Entry, Inbox
 
 
 class InboxPosition:
     """The last entry that was taken. Entries are numbered without gaps, so one that is missing is noticed.
 
     :ivar sequence: its number
-    :ivar totals: of it, for DONE
+    :ivar totals: of it, for DONE; empty while they are unknown, since the entry is lost
     """
 
     __slots__ = ("_is_missing", "_lost", "sequence", "totals")
@@ -40,6 +40,7 @@ class InboxPosition:
         if inbox.lost != self._lost:
             reasons.append("the inbox was full")
         if is_another:
-            self.sequence = max(self.sequence, inbox.sequence)
+            # DONE has counted the inbox as empty: with the totals from before it would fill up again.
+            self.sequence, self.totals = max(self.sequence, inbox.sequence), UNKNOWN_TOTALS
         self._is_missing, self._lost = False, inbox.lost
         return reasons

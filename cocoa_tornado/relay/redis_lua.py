@@ -35,6 +35,8 @@ local presence = string.sub(KEYS[1], 1, -5)
 local function is_alive(epoch) return redis.call('HEXISTS', presence .. 'servers', epoch) == 1 end
 """
 
+UNKNOWN_TOTALS: Final = (b"", b"")
+
 TO_HOLDERS: Final = "*"
 """In place of a server: its holders are found here."""
 
@@ -142,7 +144,7 @@ DONE: Final = Script(
     _BASE,
     REPLACING,
     """
--- ARGV: server, the last sequence number that it has taken, and the totals of that entry: messages, bytes
+-- ARGV: server, the last sequence number that it has taken, and the totals of that entry: messages, bytes; or '', ''
 local server, taken = ARGV[1], tonumber(ARGV[2])
 if not is_alive(server) then return {'fenced'} end
 local stream, queue = presence .. 'in:' .. server, presence .. 'q:' .. server
@@ -165,7 +167,7 @@ if left == 0 and sequence ~= taken then
   redis.call('HSET', queue, 'sequence', string.format('%.0f', math.max(sequence, taken)))
   local totals = redis.call('HMGET', queue, 'messages', 'bytes')
   redis.call('HSET', queue, 'read_messages', totals[1] or '0', 'read_bytes', totals[2] or '0')
-elseif (found[3] or '0') ~= ARGV[3] then
+elseif ARGV[3] ~= '' and (found[3] or '0') ~= ARGV[3] then
   redis.call('HSET', queue, 'read_messages', ARGV[3], 'read_bytes', ARGV[4])
 end
 return {'done', found[1] or '0', left, found[2] or '0'}

@@ -9,14 +9,15 @@ from collections.abc import Iterator
 import pytest
 from tornado.ioloop import IOLoop
 
+from cocoa_tornado.relay import redis, wire
 from cocoa_tornado.relay.messages import Forward, ForwardedMessage, WakeUp
-from cocoa_tornado.relay.port import Fate, Relay, RelayLimits, RelayState
+from cocoa_tornado.relay.port import Fate, Relay, RelayLimits, RelayState, RelayStatus
 from cocoa_tornado.relay.redis_lua import SEND, Posted, send_command
 from cocoa_tornado.rules.claims import bucket_of
 from testing.redis_server import RedisServer
 from testing.waiting import eventually
 
-from .stands import Inbox, RedisStand, forward
+from .stands import SERVERS, Inbox, RedisStand, forward
 
 pytestmark = [pytest.mark.gen_test(timeout=60), pytest.mark.redis]
 
@@ -73,6 +74,78 @@ async def test_an_inbox_that_another_program_has_overwritten_is_replaced(
     await eventually(lambda: inbox.losses >= 1)
     assert await a.send("b", forward(2)) is Fate.ACCEPTED
     await eventually(lambda: len(inbox.arrived) == 2)
+
+
+@pytest.mark.logs("cocoa.relay", LOST)
+async def test_an_inbox_whose_entries_were_removed_has_room_again(
+    stand: RedisStand, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(redis, "BLOCK_MS", 10)
+    a, b = await stand.open(2, RelayLimits(max_messages=3))
+    a.join("a")
+    b.join("b")
+    inbox = Inbox(b)
+    assert await a.send("b", forward(1)) is Fate.ACCEPTED
+    await eventually(lambda: len(inbox.arrived) == 1)
+    counts = ("sequence", "messages", "bytes")
+    redis_server.command("HSET", f"{PREFIX}q:b", *(word for name in counts for word in (name, 3)))  # two more were sent
+    await eventually(lambda: inbox.losses == 1)
+    noticed_at = b.last_read_at
+    await eventually(lambda: b.last_read_at > noticed_at)  # it has said once more what it has taken
+    assert await a.send("b", forward(2)) is Fate.ACCEPTED
+    await eventually(lambda: len(inbox.arrived) == 2)
+
+
+@pytest.mark.logs("cocoa.relay", "relay unavailable")
+async def test_reading_goes_on_once_a_key_of_presence_has_its_type_again(
+    stand: RedisStand, redis_server: RedisServer
+) -> None:
+    a, b, inbox = await two(stand)
+    redis_server.command("RENAME", SERVERS, "kept")
+    redis_server.command("SET", SERVERS, "mine")
+    await eventually(lambda: b.status() == RelayStatus(RelayState.CONNECTING, "a key has another type"))
+    redis_server.command("RENAME", "kept", SERVERS)
+    await eventually(lambda: b.status().state is RelayState.READY)
+    assert await a.send("b", forward(2)) is Fate.ACCEPTED
+    await eventually(lambda: len(inbox.arrived) == 2)
+
+
+@pytest.mark.logs("cocoa.relay", "relay messages dropped")
+async def test_an_error_in_handing_over_does_not_end_the_reading(
+    stand: RedisStand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a, _, inbox = await two(stand)
+
+    failed: list[bytes] = []
+
+    def fail(data: bytes) -> None:
+        monkeypatch.undo()
+        failed.append(data)
+        raise ValueError("a mistake of ours")
+
+    monkeypatch.setattr(wire, "decode", fail)
+    assert await a.send("b", forward(2)) is Fate.ACCEPTED
+    await eventually(lambda: bool(failed))
+    assert await a.send("b", forward(3)) is Fate.ACCEPTED
+    await eventually(lambda: inbox.messages == [forward(1), forward(3)])
+
+
+@pytest.mark.logs("cocoa.relay", "relay failed")
+async def test_an_error_in_sending_costs_what_was_being_sent_and_is_noticed(
+    stand: RedisStand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a, _, inbox = await two(stand)
+    monkeypatch.setattr(redis, "SEND_MOST", 1)
+
+    def fail(*arguments: object) -> None:
+        monkeypatch.undo()
+        raise ValueError("a mistake of ours")
+
+    monkeypatch.setattr(redis, "send_command", fail)
+    sent = [a.send("b", forward(2)), a.send("b", forward(3))]
+    assert [await fate for fate in sent] == [Fate.LOST, Fate.ACCEPTED]
+    assert a.status().state is RelayState.READY
+    await eventually(lambda: inbox.messages == [forward(1), forward(3)])
 
 
 @pytest.mark.logs("cocoa.relay", LOST)
@@ -157,6 +230,14 @@ async def test_no_more_waits_for_a_server_than_its_inbox_may_hold(stand: RedisSt
     sent = [a.send(server, forward(1, 2)) for server in ("x", "x", "y")]
     assert sent[1].result() is Fate.OVERFLOW
     assert [await fate for fate in sent] == [Fate.NO_SERVER, Fate.OVERFLOW, Fate.NO_SERVER]
+
+
+async def test_messages_for_holders_wait_however_many_they_are(stand: RedisStand, redis_server: RedisServer) -> None:
+    (a,) = await stand.open(1, RelayLimits(max_messages=3))
+    a.join("a")
+    redis_server.command("HSET", f"{PREFIX}meta", "term", "7", "run", "run")
+    sent = [a.send_to_holders("7:run", forward(*range(4)).messages) for _ in range(2)]
+    assert [await fates for fates in sent] == [[Fate.NO_SERVER] * 4] * 2
 
 
 async def test_messages_find_the_servers_that_hold_their_devices(stand: RedisStand, redis_server: RedisServer) -> None:

@@ -52,3 +52,12 @@ def test_entries_of_other_programs_are_not_entries() -> None:
     reply = [[b"key", [[b"1-0", fields], [b"1700000000000-0", [b"hello", b"world"]], [b"3-0", [b"t", b"? 1"]]]]]
     assert entries_of(reply) == [Entry(1, "a", (b"1", b"70"), b"x")]
     assert entries_of(None) == []
+
+
+def test_the_totals_of_entries_that_are_lost_are_unknown_until_the_next_one() -> None:
+    position = InboxPosition()
+    position.take([entry(1)])
+    assert position.check(Inbox(sequence=9, left=0, lost=0)) == TRIMMED
+    assert position.totals == (b"", b"")
+    position.take([entry(10)])
+    assert (position.totals, position.check(Inbox(10, 0, 0))) == ((b"10", b"1000"), [])
