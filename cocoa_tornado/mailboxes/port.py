@@ -103,14 +103,15 @@ class FanOutStep(NamedTuple):
 class Doorbell:
     """Has a mailbox wake the servers that hold devices, in the step in which it stores messages for them.
 
-    :ivar device_ids: those that are not connected to this server
+    :ivar device_ids: those that are not connected to this server, or may have connections to others as well
+    :ivar server: this server's name in presence: it is not woken
     :ivar held: those of them that some server holds; known when the append is complete
     """
 
-    __slots__ = ("device_ids", "held")
+    __slots__ = ("device_ids", "held", "server")
 
-    def __init__(self, device_ids: Iterable[str]) -> None:
-        self.device_ids = frozenset(device_ids)
+    def __init__(self, device_ids: Iterable[str], server: str = "") -> None:
+        self.device_ids, self.server = frozenset(device_ids), server
         self.held: set[str] = set()
 
     def __repr__(self) -> str:

@@ -135,6 +135,8 @@ class Judged:
             runs = [self.group_id + _FIRST.pack(run.first) + run.to_bytes() for run in remembered.runs]
             head += [name.encode(), self._sources[name].version, b"%d" % remembered.reset, b"%d" % remembered.floor]
             head += [b"%d" % len(runs), *runs]
+        if self._bells:
+            stored.append(self._bells[-1][0].server.encode())
         for _, device_id in self._bells:
             key = device_key(device_id)
             stored += (b"%d" % bucket_of(key), key)

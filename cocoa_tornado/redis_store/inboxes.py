@@ -96,25 +96,25 @@ BELLS: Final = (
     + """
 -- Wakes the servers that hold devices: ``relay/wire.py`` reads these messages. Needs ``root``, ``try`` and ``whole`` of
 -- the mailbox's scripts.
--- first: where pairs of bucket and device begin in ARGV, up to its end
+-- first: where this server's own epoch is in ARGV, which is not woken, followed by pairs of bucket and device
 -- Returns the positions of the devices that a server holds, beginning with 1.
 local function ring(first, sender)
-  local rung, names, order = {}, {}, {}
-  for at = first, #ARGV, 2 do
+  local rung, names, order, own = {}, {}, {}, ARGV[first]
+  for at = first + 1, #ARGV, 2 do
     local is_held = false
     for holder in string.gmatch(try('HGET', presence .. 'h:' .. ARGV[at], ARGV[at + 1]) or '', '%S+') do
       local server = string.match(holder, '^[^:]*')
       if inbox_of(server) then
         local of_server = names[server]
-        if not of_server then
+        if server ~= own and not of_server then
           of_server = {}
           names[server], order[#order + 1] = of_server, server
         end
-        if of_server[#of_server] ~= ARGV[at + 1] then of_server[#of_server + 1] = ARGV[at + 1] end
+        if of_server and of_server[#of_server] ~= ARGV[at + 1] then of_server[#of_server + 1] = ARGV[at + 1] end
         is_held = true
       end
     end
-    if is_held then rung[#rung + 1] = whole((at - first) / 2 + 1) end
+    if is_held then rung[#rung + 1] = whole((at - first + 1) / 2) end
   end
   for _, server in ipairs(order) do
     local size = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 
@@ -103,7 +104,8 @@ class Forwarding:
         """Send messages of a batch to the servers that the relay finds to hold their devices. The batch has no record
         for several devices.
 
-        :param then: is given their fates; None: an internal error, which costs these messages
+        :param then: is given their fates, in a later turn of the loop; None: an internal error, which costs these
+            messages
         """
         try:
             records, origins, terms_of = batch.records, batch.origins(), self._local.terms_of
@@ -114,7 +116,7 @@ class Forwarding:
             sent = self._relay.send_to_holders(stamp, made)
         except Exception:
             self._local.failed_elsewhere(len(messages))
-            then(None)
+            asyncio.get_running_loop().call_soon(then, None)
             return
         sent.add_done_callback(lambda sent: self._note_fates(sent.result(), then))
 

@@ -133,18 +133,21 @@ def plan(
     holders: Mapping[str, Sequence[str]],
     others: Sequence[str] = (),
     shared: Sequence[int] = (),
+    both: Sequence[Message] = (),
 ) -> Plan:
     """Decide where each message goes. With a mailbox, decide once they are stored: a device that connects in the
     meantime may have looked into its box too early to find them.
 
     :param messages: from :func:`messages_of`
     :param here: the devices that are connected to this server
-    :param holders: by device, the other servers that hold it; ignored for devices that are here
+    :param holders: by device, the other servers that hold it; ignored for devices that are here, but in ``both``
     :param others: all other servers
     :param shared: from :func:`shared_by`; the other servers get these records as they are
+    :param both: messages that other servers get as well if their devices are here: these may have several connections
     """
     # The cases of a message, in order; a device that is not in ``holders`` is held by no other server:
-    #   1. its device is here                    -> local, whatever others say: this server's own table is the latest
+    #   1. its device is here                    -> local, whatever others say: this server's own table is the latest;
+    #                                               and forward, if it is one of ``both`` and other servers hold it
     #   2. it is one of a shared record, and there are other servers: its device has just left -> unheld; if another
     #      server holds it now, that one finds it
     #   3. other servers hold it                 -> forward, to each of them: more than one only if a device may have
@@ -162,13 +165,21 @@ def plan(
         else:
             for server in dict.fromkeys(servers):
                 forward.setdefault(server, []).append(message)
+    for message in both:  # a device is here or not, so this keeps the order of each device's messages
+        if message[1] in here and message[0] not in whole:
+            for server in dict.fromkeys(holders.get(message[1], ())):
+                forward.setdefault(server, []).append(message)
     if whole:
         for server in others:
             forward[server] = list(in_order(forward.get(server, ()), shared))
     if not forward:
         return Plan(tuple(local), unheld=tuple(unheld))
-    by_server = {server: tuple(of_server) for server, of_server in forward.items()}
+    by_server = {server: tuple(_by_record(of_server) if both else of_server) for server, of_server in forward.items()}
     return Plan(tuple(local), MappingProxyType(by_server), tuple(unheld))
+
+
+def _by_record(messages: Sequence[Part]) -> Sequence[Part]:
+    return sorted(messages, key=itemgetter(0))
 
 
 def stale_messages(

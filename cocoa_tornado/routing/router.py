@@ -66,6 +66,8 @@ class _InFlight:
     :ivar is_given_up: the mailbox was closed before the batch was stored: the broker redelivers it
     :ivar lease: of this server when that was determined
     :ivar holders: of the devices that were not here once it was stored; None if all were
+    :ivar is_spread: its devices may be connected to several servers at once
+    :ivar sent: of these messages, those that are settled but for connections to this server
     :ivar stamp: of presence, if the relay finds the holders of its messages; '' otherwise, or if it could not, or this
         server had no valid lease meanwhile
     """
@@ -79,19 +81,22 @@ class _InFlight:
         "fan_outs",
         "holders",
         "is_given_up",
+        "is_spread",
         "is_stored",
         "lease",
         "messages",
         "receipt",
         "routing",
+        "sent",
         "stamp",
         "steps",
         "stored",
         "to_append",
     )
 
-    def __init__(self, batch: Batch, messages: list[Message]) -> None:
-        self.batch, self.messages = batch, messages
+    def __init__(self, batch: Batch, messages: list[Message], *, is_spread: bool) -> None:
+        self.batch, self.messages, self.is_spread = batch, messages, is_spread
+        self.sent: frozenset[Message] = frozenset()
         self.receipt = Receipt(batch.done)
         self.routing = self.receipt.leg()
         self.to_append: Sequence[Part] = ()
@@ -111,6 +116,10 @@ class _InFlight:
     def is_ready(self) -> bool:
         """True if everything that its plan needs is known."""
         return self.is_stored and (self.holders is None or self.holders.done())
+
+    def for_both(self, messages: Sequence[Message]) -> Sequence[Message]:
+        """Those of these messages that other servers get as well if their devices are here."""
+        return [message for message in messages if message not in self.sent] if self.is_spread else ()
 
     def append(self, parts: Sequence[Part]) -> None:
         """This is what the mailbox takes of it."""
@@ -163,7 +172,8 @@ class Router:
     and after a restart without one. Without a mailbox, a message whose ``ttl`` has passed before it is sent is dropped.
 
     A message for a device that another server holds goes there through the relay: the message itself or, with a
-    mailbox, a notification. This server's own table is asked first, and presence only about the other devices.
+    mailbox, a notification. This server's own table is asked first, and presence only about the other devices; but
+    about all of them where a device may have several connections, which may be to several servers.
 
     Without a mailbox, what may be for other servers waits until presence knows them all. It would be lost if it were
     sent while Redis is away, or before other servers have claimed their devices again in a new term. While this server
@@ -197,7 +207,7 @@ class Router:
         self._mailbox, self._round_trips = mailbox, round_trips
         self._wall_clock = wall_clock
         self._connected = hub.connected
-        self._needs_overview = has_neighbors and mailbox is None
+        self._has_neighbors, self._needs_overview = has_neighbors, has_neighbors and mailbox is None
         taken = TakenOffsets() if self._needs_overview else None
         self._local = LocalDelivery(hub, counters, clock, mailbox, wall_clock, taken)
         self._looking = None if mailbox is None else LookingAgain(hub.devices, self._local.wake)
@@ -205,6 +215,7 @@ class Router:
         self._in_flight: deque[_InFlight] = deque()
         self._held: deque[Batch] = deque()  # they wait for the lease; behind those that are in flight
         self._is_waiting = False  # for the lease
+        self._waiting: deque[_InFlight] = deque()  # of those in flight, what the relay gets once it is in order
         if mailbox is not None:
             mailbox.watch_fan_outs(self.on_step)
 
@@ -265,9 +276,11 @@ class Router:
         entries, connected, records = _entries(flight), self._connected, flight.batch.records
         if mailbox.rings:
             stored = [device_id for at, device_id in flight.messages if not records[at].is_transient]
-            away = {device_id for device_id in stored if device_id not in connected}
+            away = set(
+                stored if flight.is_spread else [device_id for device_id in stored if device_id not in connected]
+            )
             if away:
-                flight.doorbell = Doorbell(away)
+                flight.doorbell = Doorbell(away, self._forwarding.me)
                 return mailbox.append(entries, flight.doorbell)
         return mailbox.append(entries)
 
@@ -293,7 +306,7 @@ class Router:
         """Route without a mailbox: at once, unless presence must be asked about other servers."""
         holders = None
         if not self._in_flight and not self._is_shared(batch):
-            away = away_of(batch.records, self._connected)
+            away = away_of(batch.records, () if self._is_spread() else self._connected)
             if away and not self._forwarding.finds_holders:
                 holders = self._ask(away)
             if not away or (holders is not None and holders.done() and not holders.result()):
@@ -303,47 +316,74 @@ class Router:
                 return
         flight = self._take_off(batch)
         self._in_flight.append(flight)
-        if not self._send_to_holders(flight):
+        if holders is None and self._may_send_to_holders(flight):
+            self._waiting.append(flight)
+        else:
             self._find_holders(flight, holders)
         self._go_on()
 
+    def _may_send_to_holders(self, flight: _InFlight) -> bool:
+        """Whether the relay can find the holders of this batch's devices, once the batch is in order."""
+        return (
+            self._forwarding.finds_holders
+            and bool(self._presence.stamp)
+            and not self._hub.has_stand_bys
+            and all(type(record[0]) is str for record in flight.batch.records)
+        )
+
+    def _begin_in_order(self) -> None:
+        """Begin the batches that had to wait for earlier ones."""
+        while self._waiting and self._is_in_order(self._waiting[0]):
+            flight = self._waiting.popleft()
+            if not self._send_to_holders(flight):
+                self._find_holders(flight)
+
+    def _is_in_order(self, flight: _InFlight) -> bool:
+        """The relay keeps the order of what it is given. So no earlier batch may be waiting for a lookup, or for
+        another term: what is sent for this one would overtake it."""
+        stamp = self._presence.stamp
+        for earlier in self._in_flight:
+            if earlier is flight:
+                break
+            if earlier.stamp != stamp:
+                return False
+        return True
+
     def _send_to_holders(self, flight: _InFlight) -> bool:
         """Have the relay find the holders of a batch's devices and send them their messages at once, without waiting
-        for earlier batches. False: this batch needs a lookup, or nothing of it is for other servers.
-
-        The relay keeps the order of these messages. So no earlier batch may be waiting for a lookup, or for another
-        term: what is sent for this one would overtake it.
-        """
-        stamp, records = self._presence.stamp if self._forwarding.finds_holders else "", flight.batch.records
-        is_in_order = all(earlier.stamp == stamp for earlier in self._in_flight if earlier is not flight)
-        if (
-            not (stamp and is_in_order)
-            or self._hub.has_stand_bys
-            or any(type(record[0]) is not str for record in records)
-        ):
-            return False
-        flight.messages = list(self._local.drop_expired(records, flight.messages))
-        away = [message for message in flight.messages if message[1] not in self._connected]
-        if not away:
+        for earlier batches, if nothing of those can be overtaken. False: this batch needs a lookup."""
+        stamp = self._presence.stamp
+        if not stamp:
             return False
         flight.stamp, flight.lease = stamp, self._presence.lease
+        flight.messages = list(self._local.drop_expired(flight.batch.records, flight.messages))
+        if flight.is_spread:
+            asked: Sequence[Message] = flight.messages
+        else:
+            asked = [message for message in flight.messages if message[1] not in self._connected]
+        if not asked:
+            flight.is_stored = True
+            return True
         ended = flight.receipt.leg()
 
         def then(fates: Sequence[Fate] | None) -> None:
             try:
-                self._on_sent(flight, away, [None] * len(away) if fates is None else fates)
+                self._on_sent(flight, asked, [None] * len(asked) if fates is None else fates)
             finally:
                 ended()
 
-        self._forwarding.send_to_holders(flight.batch, stamp, away, then)
+        self._forwarding.send_to_holders(flight.batch, stamp, asked, then)
         return True
 
-    def _on_sent(self, flight: _InFlight, away: Sequence[Message], fates: Sequence[Fate | None]) -> None:
+    def _on_sent(self, flight: _InFlight, asked: Sequence[Message], fates: Sequence[Fate | None]) -> None:
         """Cases of a message: it was sent, or it is lost, and counted; nobody holds its device, or this server does,
         which is decided when the batch is carried out; it may not have been sent, so its holder is looked up."""
-        fate_of = dict(zip(away, fates, strict=True))
+        fate_of = dict(zip(asked, fates, strict=True))
         settled = {message for message, fate in fate_of.items() if fate in (None, Fate.ACCEPTED, Fate.OVERFLOW)}
-        flight.messages = [message for message in flight.messages if message not in settled]
+        if flight.is_spread:  # those that were sent may be for devices that are here, too
+            flight.sent = frozenset(settled)
+        else:
+            flight.messages = [message for message in flight.messages if message not in settled]
         flight.is_stored = True
         if not flight.stamp or any(fate in (Fate.LOST, Fate.CLOSED, Fate.TERM_OVER) for fate in fates):
             flight.stamp = ""
@@ -355,7 +395,12 @@ class Router:
         messages = messages_of(batch.records, self._hub, has_mailbox=has_mailbox)
         if not self._is_shared(batch):  # otherwise it is not known
             self._local.no_recipient(without_recipient(batch.records, messages, has_mailbox=has_mailbox))
-        return _InFlight(batch, messages)
+        return _InFlight(batch, messages, is_spread=self._is_spread())
+
+    def _is_spread(self) -> bool:
+        """Whether devices that are connected here may have connections to other servers, which get their messages
+        too. With stand-bys, one of those that are here gets them."""
+        return self._has_neighbors and not self._hub.has_stand_bys and self._presence.limits().per_device > 1
 
     def _is_shared(self, batch: Batch) -> bool:
         """True if other servers find recipients of their own for a record of this batch."""
@@ -391,10 +436,13 @@ class Router:
             asked.add_done_callback(lambda _: self._go_on())
 
     def _unknown_of(self, flight: _InFlight) -> list[str]:
-        """The devices that are not here, apart from those whose servers the mailbox has woken, if it could find them. A
-        transient message is for no mailbox, so its device is looked up in any case."""
+        """The devices that may be elsewhere, apart from those whose servers the mailbox has woken, if it could find
+        them. A transient message is for no mailbox, so its device is looked up in any case."""
         connected, records = self._connected, flight.batch.records
-        away = [message for message in flight.messages if message[1] not in connected]
+        if flight.is_spread:
+            away = flight.for_both(flight.messages)
+        else:
+            away = [message for message in flight.messages if message[1] not in connected]
         woken = () if flight.doorbell is None else flight.doorbell.device_ids
         return [device_id for at, device_id in away if device_id not in woken or records[at].is_transient]
 
@@ -437,6 +485,8 @@ class Router:
 
     def _go_on(self) -> None:
         """Route the ready batches, up to the first that is not ready: batches never overtake each other."""
+        if self._waiting:
+            self._begin_in_order()
         while self._in_flight and self._in_flight[0].is_ready and not self._waits_for_lease():
             flight = self._in_flight[0]
             is_outdated = self._needs_overview and flight.lease is not self._presence.lease
@@ -447,6 +497,8 @@ class Router:
             self._in_flight.popleft()
             if not flight.is_given_up:
                 self._carry_out(flight)
+            if self._waiting:
+                self._begin_in_order()
 
     def _carry_out(self, flight: _InFlight) -> None:
         try:
@@ -462,7 +514,9 @@ class Router:
         shared = shared_by(records, has_mailbox=flight.stored is not None) if others else ()
         if flight.stored is None:
             messages = self._local.drop_expired(records, flight.messages)
-            routes = plan(messages, self._connected, elsewhere, others, shared)
+            if flight.sent:
+                messages = [each for each in messages if each not in flight.sent or each[1] in self._connected]
+            routes = plan(messages, self._connected, elsewhere, others, shared, flight.for_both(messages))
             self._local.send(flight.batch, routes.local)
             for _, device_id in routes.unheld:
                 self._local.not_connected(device_id)
@@ -470,7 +524,7 @@ class Router:
             for server, part in routes.forward.items():
                 self._forwarding.forward(flight.batch, server, part, flight.receipt, again)
         else:
-            routes = plan(flight.messages, self._connected, elsewhere, others, shared)
+            routes = plan(flight.messages, self._connected, elsewhere, others, shared, flight.for_both(flight.messages))
             self._carry_out_stored(flight, routes, dict(zip(flight.to_append, flight.stored.result(), strict=True)))
 
     def _route_again(self, flight: _InFlight, messages: Sequence[Message]) -> None:
@@ -478,7 +532,8 @@ class Router:
         holders, ended = self._ask([device_id for _, device_id in messages]), flight.receipt.leg()
 
         def then(holders: Holders) -> None:
-            routes = plan(messages, self._connected, self._elsewhere(holders))
+            both = messages if flight.is_spread else ()
+            routes = plan(messages, self._connected, self._elsewhere(holders), both=both)
             self._local.send(flight.batch, routes.local)
             for _, device_id in routes.unheld:
                 self._local.not_connected(device_id)
@@ -609,7 +664,8 @@ class Router:
         for other in self._in_flight:
             if other.numbers is not None:
                 other.numbers.add_firsts(-1, lane, firsts)
-        away = {name: first for name, first in firsts.items() if name not in self._connected}
+        here = () if self._is_spread() else self._connected
+        away = {name: first for name, first in firsts.items() if name not in here}
         return Place(None, {name: first - 1 if first else UNKNOWN_PLACE for name, first in away.items()})
 
     # -- fan-outs
@@ -637,18 +693,23 @@ class Router:
                 self._wake_members(address_of(step.audience, step.excluded))
             return
         away = self._local.send_step(step, step.numbers)
-        holders = self._ask(away)
+        asked = list(step.numbers) if self._is_spread() else away
+        holders = self._ask(asked)
         if holders is None:
             return
         if holders.done():
-            self._send_elsewhere(step, away, holders)
+            self._send_elsewhere(step, asked, away, holders)
         else:
-            holders.add_done_callback(lambda holders: self._send_elsewhere(step, away, holders))
+            holders.add_done_callback(lambda holders: self._send_elsewhere(step, asked, away, holders))
 
-    def _send_elsewhere(self, step: FanOutStep, away: Sequence[str], holders: Holders) -> None:
-        routes = plan([(0, device_id) for device_id in away], (), self._elsewhere(holders))
+    def _send_elsewhere(self, step: FanOutStep, asked: Sequence[str], away: Sequence[str], holders: Holders) -> None:
+        """
+        :param asked: the devices whose holders are known; :param away: those that were not here
+        """
+        routes = plan([(0, device_id) for device_id in asked], (), self._elsewhere(holders))
         if not step.is_transient:
-            self._counters.kept += len(routes.unheld)
+            unheld = routes.unheld
+            self._counters.kept += len(unheld if asked is away else {each for _, each in unheld}.intersection(away))
         for server, part in routes.forward.items():
             device_ids = [device_id for _, device_id in part if device_id is not None]
             if step.is_transient:

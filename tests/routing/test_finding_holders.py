@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from cocoa_tornado.brokers.port import Batch
 from cocoa_tornado.counters import Counters
 from cocoa_tornado.hub import Hub
-from cocoa_tornado.presence.grants import SlotLimits
+from cocoa_tornado.presence.grants import ConnectionDelivery, SlotLimits
 from cocoa_tornado.presence.local import LocalPresence
 from cocoa_tornado.presence.port import Holder
 from cocoa_tornado.relay.memory import MemoryRelay
@@ -225,3 +225,108 @@ def test_what_has_no_holder_elsewhere_is_not_connected_and_what_has_no_room_is_d
 
     expected = (0, {"overflow": 1}) if fate is Fate.OVERFLOW else (1, {})
     assert asyncio.run(play()) == expected
+
+
+class Play:
+    """A router whose relay finds holders, and which device is connected here."""
+
+    def __init__(self, per_device: int = 1, delivery: ConnectionDelivery = "all") -> None:
+        self.relay, self.counters, self.hub = FindingRelay(), Counters(), Hub(delivery)
+        presence = LatePresence(lambda: SlotLimits(per_device=per_device), self.relay, lambda: 0.0)
+        self.world = presence.world = self.relay.world = World()
+        self.router = Router(self.hub, self.counters, lambda: 0.0, presence, self.relay, has_neighbors=True)
+        self.lease = presence.lease
+        self.done: list[int] = []
+        self._offset = 0
+
+    def connect(self, device_id: str) -> list[int]:
+        """Returns where the offsets appear that this connection gets."""
+        client, got = connect(self.hub, device_id, lease=self.lease), list[int]()
+        client.send = lambda frame, timestamp_ms, terms=None: got.append(timestamp_ms - 1)  # type: ignore[method-assign]
+        return got
+
+    def read(self, *addresses: str | Group) -> None:
+        offsets = [*range(self._offset, self._offset + len(addresses))]
+        self._offset += len(addresses)
+        records = [Record(address, b"{}", offset + 1) for address, offset in zip(addresses, offsets, strict=True)]
+        self.router(Batch(records, lambda: self.done.append(1), offsets, [("results/0", len(records))]))
+
+    async def execute(self, outcome: str = "done") -> None:
+        self.world.execute(outcome)
+        await _settle()
+
+
+@pytest.mark.parametrize("outcome", ["done", "lost", "unsent"])
+def test_a_device_that_is_here_gets_its_messages_at_other_servers_too_if_it_may_be_there(outcome: str) -> None:
+    async def play() -> None:
+        run = Play(per_device=2)
+        run.world.holders["both"] = "b"
+        here, only = run.connect("both"), run.connect("only")
+        run.read("both", STAYS, "only")
+        run.read("both")
+        await run.execute(outcome)
+        while run.world.scripts or run.world.look_ups:
+            if run.world.look_ups:
+                run.world.look_ups.popleft()()
+            await run.execute()
+        assert (here, only, run.world.got, run.done) == ([0, 3], [2], {"both": [0, 3], STAYS: [1]}, [1, 1])
+        assert (run.counters.unknown_device, run.world.overtaken) == (0, [])
+
+    asyncio.run(play())
+
+
+def test_a_message_that_another_server_got_is_not_missed_by_a_connection_that_has_ended_here() -> None:
+    async def play() -> None:
+        run = Play(per_device=2)
+        run.world.holders["both"] = "b"
+        run.connect("both")
+        run.read("both")
+        run.hub.unregister(run.hub.clients_of("both")[0])
+        await run.execute()
+        assert (run.world.got, run.counters.unknown_device, run.done) == ({"both": [0]}, 0, [1])
+
+    asyncio.run(play())
+
+
+@pytest.mark.parametrize(("per_device", "delivery"), [(1, "all"), (2, "one")])
+def test_nobody_is_asked_about_devices_that_are_here_unless_all_of_several_connections_get_messages(
+    per_device: int, delivery: ConnectionDelivery
+) -> None:
+    async def play() -> None:
+        run = Play(per_device, delivery)
+        here = run.connect("here")
+        run.read("here")
+        assert (here, run.done, len(run.world.scripts), len(run.world.look_ups)) == ([0], [1], 0, 0)
+
+    asyncio.run(play())
+
+
+def test_a_batch_for_devices_that_are_here_does_not_make_later_ones_wait_for_a_lookup() -> None:
+    async def play() -> None:
+        run = Play()
+        here = run.connect("here")
+        for device_id in (STAYS, "here", STAYS):
+            run.read(device_id)
+        assert (len(run.world.scripts), len(run.world.look_ups)) == (2, 0)
+        await run.execute()
+        await run.execute()
+        assert (run.world.got, here, run.done) == ({STAYS: [0, 2]}, [1], [1, 1, 1])
+
+    asyncio.run(play())
+
+
+def test_batches_behind_one_for_a_group_are_sent_to_holders_as_soon_as_that_one_is_routed() -> None:
+    async def play() -> None:
+        run = Play()
+        for address in (STAYS, Group("red"), STAYS, STAYS):
+            run.read(address)
+        assert (len(run.world.scripts), len(run.world.look_ups)) == (1, 0)
+        await run.execute()
+        assert (len(run.world.scripts), len(run.world.look_ups)) == (2, 0)
+        run.read(STAYS)
+        assert len(run.world.scripts) == 3
+        while run.world.scripts:
+            await run.execute()
+        assert (run.world.got, len(run.done), len(run.world.look_ups)) == ({STAYS: [0, 2, 3, 4]}, 5, 0)
+
+    asyncio.run(play())

@@ -444,6 +444,57 @@ async def test_with_a_mailbox_a_fan_out_wakes_its_devices_at_other_servers_once_
     assert (here.looks, other.looks) == (1, 0)
 
 
+def allow_several(*servers: Server) -> None:
+    for server in servers:
+        server.presence.limits = lambda: SlotLimits(per_device=2)
+
+
+async def test_a_message_reaches_all_connections_of_a_device_at_whichever_servers_they_are() -> None:
+    stand = Stand()
+    allow_several(stand.a, stand.b)
+    clients = [await stand.a.connect("doll", "red"), await stand.b.connect("doll", "red")]
+    here, there = await stand.a.connect("here"), await stand.b.connect("there")
+    addresses = ["doll", Devices(("doll", "there")), Group("red"), "here", "there", "doll"]
+    stand.read_at_a(*(text(at, address) for at, address in enumerate(addresses)))
+    await eventually(lambda: len(clients[1].sent) == 4)
+    assert [client.texts for client in clients] == [["0", "1", "2", "5"]] * 2
+    assert (here.texts, there.texts, stand.done) == (["3"], ["1", "4"], [1])
+    stand.read_at(stand.b, *(text(at, address) for at, address in enumerate([*addresses, "doll"]) if at > 3), first=4)
+    await eventually(lambda: len(clients[0].sent) == 5)
+    assert [client.texts for client in clients] == [["0", "1", "2", "5", "6"]] * 2
+    assert stand.a.counters.unknown_device == stand.b.counters.unknown_device == 0
+
+
+async def test_with_a_mailbox_all_connections_of_a_device_are_notified_at_other_servers_too() -> None:
+    stand = await with_mailbox()
+    allow_several(stand.a, stand.b)
+    here, there = await stand.a.connect("doll", "red"), await stand.b.connect("doll", "red")
+    for device_id in ("doll", "away"):
+        assert stand.a.mailbox is not None
+        stand.a.mailbox.join(device_id, frozenset({of_group("red")}))
+    now = Options(ttl_s=0)
+    stand.read_at_a(text(0), text(1, interim_of="s"), text(2)._replace(options=now))
+    await eventually(lambda: len(there.sent) == 2)
+    assert (here.texts, there.texts, there.looks, here.looks) == (["0", "1", "2"], ["1", "2"], 1, 0)
+    stand.read_at_a(text(3, Group("red")), text(4, Group("red"))._replace(options=now))
+    await eventually(lambda: there.looks == 2 and len(there.sent) == 3)
+    assert (here.texts[3:], there.texts[2:], here.looks, stand.done) == (["3", "4"], ["4"], 0, [1, 1])
+    assert (stand.a.counters.kept, stand.a.counters.unknown_device) == (1, 0)  # "away"
+
+
+@pytest.mark.parametrize("per_device", [1, 2])
+async def test_a_mailbox_that_wakes_servers_gets_the_devices_that_are_here_only_if_they_may_be_elsewhere_too(
+    per_device: int,
+) -> None:
+    mailbox = RingingMailbox({})
+    await mailbox.start()
+    stand = Stand(mailbox)
+    stand.a.presence.limits = lambda: SlotLimits(per_device=per_device)
+    await stand.a.connect("here")
+    stand.read_at_a(text(0, "here"), text(1, "away"), text(2, "here", interim_of="s"))
+    assert mailbox.rung == [frozenset({"away"} if per_device == 1 else {"away", "here"})]
+
+
 async def test_a_device_that_moves_is_sent_what_is_read_from_then_on() -> None:
     stand = Stand()
     first = await stand.b.connect("doll")
