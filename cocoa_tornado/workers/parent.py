@@ -337,7 +337,10 @@ class Parent:
         self._reloading = set(self._children)
         self._reload_until = now + RELOAD_S
         self._notifier.reloading()
-        self._on_reload()
+        try:
+            self._on_reload()
+        except Exception as error:  # for example, there can be no more threads: the workers go on all the same
+            log.error("reload failed", extra={"error": str(error)})
         for child in self._children.values():
             self._send(child, Reload())
         if not self._reloading:

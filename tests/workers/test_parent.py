@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import selectors
 import signal
 import socket
 import stat
@@ -12,11 +13,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
+from cocoa_tornado.rules.supervision import End
 from cocoa_tornado.systemd import Notifier
-from cocoa_tornado.workers.parent import MAX_FOLDER_BYTES, Parent, make_folder
+from cocoa_tornado.workers.messages import Reload, encode
+from cocoa_tornado.workers.parent import MAX_FOLDER_BYTES, Child, Parent, make_folder
 
 ROOT = Path(__file__).parents[2]
 PATIENCE_S = 30.0
@@ -253,3 +257,23 @@ def test_a_path_that_is_too_long_for_a_unix_socket_is_not_used(tmp_path: Path, m
     monkeypatch.setattr(tempfile, "tempdir", str(deep))
     assert make_folder() == ""
     assert [*deep.iterdir()] == []
+
+
+@pytest.mark.logs("cocoa.workers", "reload failed")
+def test_a_reload_that_fails_in_the_parent_reaches_the_workers_and_ends_nothing(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail() -> None:
+        raise RuntimeError("can't start new thread")
+
+    parent = Parent(["worker"], 1, "here", 1234, {}, 5.0, Notifier({}), on_reload=fail)
+    ours, theirs = socket.socketpair()
+    child = Child(0, cast(Any, None), ours)
+    parent._children[0] = child
+    parent._selector.register(ours, selectors.EVENT_READ, child)
+    monkeypatch.setattr(parent._supervisor, "actions", lambda now: [End(0)])
+    parent.reload()
+    assert parent.run() == 0
+    with theirs:
+        assert theirs.recv(1000) == encode(Reload())
+    assert [record.__dict__["error"] for record in caplog.records] == ["can't start new thread"]
