@@ -381,6 +381,19 @@ async def test_a_full_gateway_answers_503_with_retry_after(start_gateway: StartG
 
 
 @pytest.mark.gen_test
+async def test_without_a_lease_the_answer_is_503_and_says_when_devices_will_be_admitted_if_that_is_known(
+    gateway: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    presence = gateway.gateway.presence
+    presence.lease.end()
+    for seconds, header in ((2.3, "3"), (0.1, "1"), (None, "5")):
+        monkeypatch.setattr(presence, "admits_in", lambda seconds=seconds: seconds)
+        response = await handshake(gateway, f"/ws?token={gateway.token('doll')}")
+        assert (response.status, response.body) == (503, b'{"message":"Presence not available"}')
+        assert response.headers["retry-after"] == header
+
+
+@pytest.mark.gen_test
 async def test_a_device_may_hold_as_many_connections_as_configured(start_gateway: StartGateway) -> None:
     gateway = await start_gateway(connections_per_device=2)
     one, two = await gateway.connect("doll"), await gateway.connect("doll")
