@@ -215,7 +215,7 @@ class Router:
         self._in_flight: deque[_InFlight] = deque()
         self._held: deque[Batch] = deque()  # they wait for the lease; behind those that are in flight
         self._is_waiting = False  # for the lease
-        self._waiting: deque[_InFlight] = deque()  # of those in flight, what the relay gets once it is in order
+        self._to_send: deque[_InFlight] = deque()  # of those in flight, what the relay gets once it is in order
         if mailbox is not None:
             mailbox.watch_fan_outs(self.on_step)
 
@@ -317,7 +317,7 @@ class Router:
         flight = self._take_off(batch)
         self._in_flight.append(flight)
         if holders is None and self._may_send_to_holders(flight):
-            self._waiting.append(flight)
+            self._to_send.append(flight)
         else:
             self._find_holders(flight, holders)
         self._go_on()
@@ -333,8 +333,8 @@ class Router:
 
     def _begin_in_order(self) -> None:
         """Begin the batches that had to wait for earlier ones."""
-        while self._waiting and self._is_in_order(self._waiting[0]):
-            flight = self._waiting.popleft()
+        while self._to_send and self._is_in_order(self._to_send[0]):
+            flight = self._to_send.popleft()
             if not self._send_to_holders(flight):
                 self._find_holders(flight)
 
@@ -386,7 +386,6 @@ class Router:
             flight.messages = [message for message in flight.messages if message not in settled]
         flight.is_stored = True
         if not flight.stamp or any(fate in (Fate.LOST, Fate.CLOSED, Fate.TERM_OVER) for fate in fates):
-            flight.stamp = ""
             self._find_holders(flight)
         self._go_on()
 
@@ -426,6 +425,7 @@ class Router:
         :param asked: the lookup, if it was already started for all of them
         """
         flight.is_stored, flight.lease = True, self._presence.lease
+        flight.stamp = ""  # later batches wait for it
         if asked is None:
             unknown = self._unknown_of(flight)
             asked = self._ask(unknown)
@@ -485,7 +485,7 @@ class Router:
 
     def _go_on(self) -> None:
         """Route the ready batches, up to the first that is not ready: batches never overtake each other."""
-        if self._waiting:
+        if self._to_send:
             self._begin_in_order()
         while self._in_flight and self._in_flight[0].is_ready and not self._waits_for_lease():
             flight = self._in_flight[0]
@@ -497,7 +497,7 @@ class Router:
             self._in_flight.popleft()
             if not flight.is_given_up:
                 self._carry_out(flight)
-            if self._waiting:
+            if self._to_send:
                 self._begin_in_order()
 
     def _carry_out(self, flight: _InFlight) -> None:

@@ -171,6 +171,7 @@ async def test_a_bucket_of_another_type_holds_up_no_other_device(
 @UNAVAILABLE
 @RELAY
 @pytest.mark.logs("cocoa.presence", "lease lost")
+@pytest.mark.logs("cocoa.presence", "presence frozen", optional=True)
 async def test_a_server_goes_on_once_a_key_that_another_program_has_overwritten_is_gone(own_redis: RedisServer) -> None:
     async with ready(own_redis) as server:
         presence, servers = server.presence, "cocoa:{box}:p:servers"
