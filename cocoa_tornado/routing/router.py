@@ -333,7 +333,7 @@ class Router:
 
     def _begin_in_order(self) -> None:
         """Begin the batches that had to wait for earlier ones."""
-        while self._to_send and self._is_in_order(self._to_send[0]):
+        while self._to_send and not self._waits_for_lease() and self._is_in_order(self._to_send[0]):
             flight = self._to_send.popleft()
             if not self._send_to_holders(flight):
                 self._find_holders(flight)
