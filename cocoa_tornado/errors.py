@@ -27,6 +27,7 @@
     |   `-- StoreFault      an operation of a store failed, in mailboxes/store.py
     |       `-- RedisStoreFault  one of the mailbox in Redis, in mailboxes/redis_faults.py
     |-- RedisFault          Redis is unreachable, or rejects a command, in redis_store/faults.py
+    |-- BlockFault          the blocked devices cannot be read or written, in admin/blocks.py
     `-- ServiceError        the gateway cannot start (port taken, certificate unreadable, ...)
 
 Adapters translate the errors of other libraries with ``raise ... from``.
