@@ -18,6 +18,7 @@ from cocoa_tornado.presence.grants import Grant, Lease
 from cocoa_tornado.relay.messages import Forward, RelayMessage
 from cocoa_tornado.relay.port import Fate
 from cocoa_tornado.rules.addressing import Options
+from cocoa_tornado.rules.audiences import Audience
 from cocoa_tornado.rules.box import BoxLimits
 from cocoa_tornado.rules.records import Record
 from testing.raw_device import CLOSE, PING, PONG, TEXT
@@ -255,6 +256,33 @@ async def test_with_a_mailbox_members_are_reached_at_both_gateways_and_in_their_
     await b.publish("", "once more", to={"group": "red"})
     await b.publish("away", "for itself")
     assert await texts_of(away, 1) == ["for itself"]
+    await a.stop()
+    await b.stop()
+
+
+@IN_MEMORY
+async def test_with_a_mailbox_a_device_gets_its_101_once_the_other_gateway_can_see_that_it_is_a_member(
+    neighbors: Neighbors, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a, b, mailbox = await shared(neighbors)
+    b.gateway.presence.lease.is_shared = True  # as it is in Redis
+    join, held = mailbox.join, asyncio.get_running_loop().create_future()
+    joining: list[tuple[str, frozenset[Audience]]] = []
+
+    def join_late(device_id: str, audiences: frozenset[Audience], token: object = None) -> asyncio.Future[None]:
+        joining.append((device_id, audiences))
+        return held
+
+    monkeypatch.setattr(mailbox, "join", join_late)
+    connecting = asyncio.ensure_future(b.connect_with(b.token("doll", groups=["red"])))
+    await eventually(lambda: bool(joining))
+    assert (await b.http("GET", "/api/v1/health")).status == 200
+    assert not connecting.done()
+    await join(*joining[0])
+    held.set_result(None)
+    doll = await connecting
+    await a.publish("", "red", to={"group": "red"})
+    assert await texts_of(doll, 1) == ["red"]
     await a.stop()
     await b.stop()
 

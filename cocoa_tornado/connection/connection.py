@@ -231,6 +231,10 @@ class DeviceConnection(SocketIO):
     def has_no_high_to_write(self) -> bool:
         return not self.protocol.outbox.has_high
 
+    def joined(self) -> None:
+        """See ``feed.Outlet``."""
+        self._socket.let_go()
+
     def outbox_limits(self) -> OutboxLimits:
         return self._context.limits().outbox
 

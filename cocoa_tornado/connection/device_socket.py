@@ -26,22 +26,36 @@ class DeviceSocket:
 
     :param unread: bytes that were read from it already
     :param unsent: bytes to write before anything else
+    :param is_held: write nothing before :meth:`let_go` is called
     :ivar has_failed: a write has failed, and nothing more is written. What was received may still be read
     """
 
-    __slots__ = ("_loop", "_on_readable", "_on_sent", "_sock", "_taken_bytes", "_unread", "_unsent", "has_failed")
+    __slots__ = (
+        "_is_held",
+        "_loop",
+        "_on_readable",
+        "_on_sent",
+        "_sock",
+        "_taken_bytes",
+        "_unread",
+        "_unsent",
+        "has_failed",
+    )
 
-    def __init__(self, sock: socket.socket, unread: bytes = b"", unsent: bytes = b"") -> None:
+    def __init__(self, sock: socket.socket, unread: bytes = b"", unsent: bytes = b"", *, is_held: bool = False) -> None:
         self._sock = sock
         self._loop = asyncio.get_running_loop()
         self._unread = unread
         self._unsent: memoryview | None = None
+        self._is_held = is_held and bool(unsent)
         self._taken_bytes = 0  # of writes that were not taken at once
         self._on_readable: Callable[[], None] | None = None  # while it is read from
         self._on_sent: Callable[[], None] | None = None
         self.has_failed = False
         tune_for_messages(sock)
-        if unsent:
+        if self._is_held:
+            self._unsent = memoryview(unsent)
+        elif unsent:
             self.write(unsent)
 
     def __repr__(self) -> str:
@@ -94,6 +108,14 @@ class DeviceSocket:
             self._on_readable()
 
     # -- writing
+
+    def let_go(self) -> None:
+        """Write what was held. Idempotent."""
+        if self._is_held and not self.is_closed:
+            self._is_held = False
+            self._send_rest()
+            if self._unsent is not None:
+                self._watch_writing()
 
     def write(self, data: bytes, on_sent: Callable[[], None] | None = None) -> bool:
         """Write; True if the socket has taken everything. Otherwise the rest is written as soon as possible, and
@@ -153,6 +175,8 @@ class DeviceSocket:
 
     def _watch_writing(self) -> None:
         """Have the event loop watch for room, or no longer."""
+        if self._is_held:
+            return
         if self._unsent is not None:
             self._loop.add_writer(self._sock.fileno(), self._send_rest)
         else:
@@ -229,6 +253,7 @@ class DeviceSocket:
         """Close. No callback is called afterwards. Idempotent."""
         if self.is_closed:
             return
+        self._is_held = False
         self.stop_reading()
         self._stop_sending()
         self._unread = b""
@@ -247,10 +272,10 @@ class TlsDeviceSocket(DeviceSocket):
 
     _sock: ssl.SSLSocket
 
-    def __init__(self, sock: socket.socket, unread: bytes = b"", unsent: bytes = b"") -> None:
+    def __init__(self, sock: socket.socket, unread: bytes = b"", unsent: bytes = b"", *, is_held: bool = False) -> None:
         self._read_waits_for_room = self._write_waits_for_data = False
         self._pending_bytes = 0  # of the piece that OpenSSL could not write
-        super().__init__(sock, unread, unsent)
+        super().__init__(sock, unread, unsent, is_held=is_held)
 
     def read(self, size: int) -> bytes | None:
         if self._unread:
@@ -296,6 +321,10 @@ class TlsDeviceSocket(DeviceSocket):
 
     # -- which direction to watch
 
+    @property
+    def _has_to_write(self) -> bool:
+        return self._unsent is not None and not self._is_held
+
     def _let_read_wait(self, *, for_room: bool) -> None:
         if for_room is not self._read_waits_for_room:
             self._read_waits_for_room = for_room
@@ -303,7 +332,7 @@ class TlsDeviceSocket(DeviceSocket):
 
     def _watch(self) -> None:
         """Watch for data and for room as far as reading and writing wait for them."""
-        fd, reads, writes = self._sock.fileno(), self._on_readable is not None, self._unsent is not None
+        fd, reads, writes = self._sock.fileno(), self._on_readable is not None, self._has_to_write
         if (reads and not self._read_waits_for_room) or (writes and self._write_waits_for_data):
             self._loop.add_reader(fd, self._on_data)
         else:
@@ -316,13 +345,13 @@ class TlsDeviceSocket(DeviceSocket):
     _watch_reading = _watch_writing = _watch
 
     def _on_data(self) -> None:
-        if self._unsent is not None and self._write_waits_for_data:
+        if self._has_to_write and self._write_waits_for_data:
             self._send_rest()
         if not self._read_waits_for_room:
             self._read_on()
 
     def _on_room(self) -> None:
-        if self._unsent is not None and not self._write_waits_for_data:
+        if self._has_to_write and not self._write_waits_for_data:
             self._send_rest()
         if self._read_waits_for_room:
             self._read_on()
@@ -330,7 +359,9 @@ class TlsDeviceSocket(DeviceSocket):
     def half_close(self) -> None: ...
 
 
-def device_socket(sock: socket.socket, unread: bytes = b"", unsent: bytes = b"") -> DeviceSocket:
+def device_socket(
+    sock: socket.socket, unread: bytes = b"", unsent: bytes = b"", *, is_held: bool = False
+) -> DeviceSocket:
     """For a socket with or without TLS."""
     kind = TlsDeviceSocket if isinstance(sock, ssl.SSLSocket) else DeviceSocket
-    return kind(sock, unread, unsent)
+    return kind(sock, unread, unsent, is_held=is_held)

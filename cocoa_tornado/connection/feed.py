@@ -97,11 +97,13 @@ class BoxFeed:
         try:
             joined = self._mail.mailbox.join(self._device_id, audiences, self.fencing_token)
         except MailboxClosed:
+            self._outlet.joined()
             self._retry()
         else:
             joined.add_done_callback(self._on_joined)
 
     def _on_joined(self, joined: asyncio.Future[None]) -> None:
+        self._outlet.joined()
         if joined.cancelled():
             return
         error = joined.exception()

@@ -34,6 +34,9 @@ class Outlet(Protocol):
     def has_no_high_to_write(self) -> bool:
         """True if no message of high priority is queued."""
 
+    def joined(self) -> None:
+        """The mailbox knows the device, or is closed."""
+
     def outbox_limits(self) -> OutboxLimits: ...
 
     def superseded(self) -> None:

@@ -161,7 +161,10 @@ class Upgrader:
         device: DeviceSocket | None = None
         try:
             now = devices.wall_clock()
-            device = device_socket(sock, unread, unsent + switching_protocols(handshake.key, found.subprotocol, now))
+            answer = unsent + switching_protocols(handshake.key, found.subprotocol, now)
+            # Where other servers may read records for its user and groups, a device that has its answer is a member.
+            is_held = devices.mail is not None and grant.lease.is_shared
+            device = device_socket(sock, unread, answer, is_held=is_held)
             ms = milliseconds(now - began_at)
             extra: dict[str, object] = {"ms": ms, "remote_ip": handshake.caller.ip, **who}
             self._access_log.add("GET", DEVICE_PATH, 101, extra)

@@ -51,6 +51,12 @@ class Far:
         return data
 
 
+def blocking_end(sock: socket.socket) -> bytes:
+    """What the other end still sent before it closed."""
+    sock.settimeout(10)
+    return sock.recv(100)
+
+
 Pair = tuple[DeviceSocket, Far]
 MakePair = Callable[..., contextlib.AbstractAsyncContextManager[Pair]]
 
@@ -81,7 +87,9 @@ async def shake(*ends: ssl.SSLSocket) -> None:
 @pytest.fixture(params=["plain", "tls"])
 def pair(request: pytest.FixtureRequest, tmp_path: Path) -> MakePair:
     @contextlib.asynccontextmanager
-    async def make(unread: bytes = b"", unsent: bytes = b"", room: int = 4096) -> AsyncIterator[Pair]:
+    async def make(
+        unread: bytes = b"", unsent: bytes = b"", room: int = 4096, *, is_held: bool = False
+    ) -> AsyncIterator[Pair]:
         ours, theirs = tcp(room)
         if request.param == "tls":
             certificate = write_certificate(tmp_path)
@@ -92,7 +100,7 @@ def pair(request: pytest.FixtureRequest, tmp_path: Path) -> MakePair:
             ours = serving.wrap_socket(ours, server_side=True, do_handshake_on_connect=False)
             theirs = trusting.wrap_socket(theirs, do_handshake_on_connect=False)
             await shake(ours, theirs)
-        near = device_socket(ours, unread, unsent)
+        near = device_socket(ours, unread, unsent, is_held=is_held)
         assert type(near) is (TlsDeviceSocket if request.param == "tls" else DeviceSocket)
         try:
             yield near, Far(theirs)
@@ -299,6 +307,36 @@ async def test_what_was_to_be_sent_before_the_upgrade_goes_first(pair: MakePair,
         await eventually(lambda: bool(said) is (answer is LONG))
         assert near.write(b"and another", never)
         assert await far.receive(11) == b"and another"
+
+
+@pytest.mark.parametrize("answer", [b"an answer, ", LONG], ids=["short", "long"])
+async def test_what_is_held_is_sent_when_it_is_let_go_and_everything_else_after_it(
+    pair: MakePair, answer: bytes
+) -> None:
+    async with pair(unsent=answer, is_held=True) as (near, far):
+        reader, said = Reader(near), list[str]()
+        await far.send(b"data")  # the socket is read from meanwhile
+        await reader.has(b"data")
+        assert not near.write(b"then a message", lambda: said.append("sent"))
+        for _ in range(3):
+            await asyncio.sleep(0)
+        with pytest.raises((BlockingIOError, ssl.SSLWantReadError)):
+            far.sock.recv(1)
+        assert not said
+        near.let_go()
+        assert await far.receive(len(answer) + 14) == answer + b"then a message"
+        await eventually(lambda: said == ["sent"])
+        near.let_go()
+        assert near.write(b"and another", never)
+        assert await far.receive(11) == b"and another"
+
+
+async def test_what_is_held_when_the_socket_closes_is_not_sent(pair: MakePair) -> None:
+    async with pair(unsent=b"an answer", is_held=True) as (near, far):
+        near.close()
+        near.let_go()
+        with contextlib.suppress(ssl.SSLError, ConnectionError):
+            assert await asyncio.get_running_loop().run_in_executor(None, blocking_end, far.sock) == b""
 
 
 async def test_a_write_that_fails_is_said_later_and_what_came_before_may_be_read(pair: MakePair) -> None:

@@ -95,6 +95,8 @@ class Outlet:
     def collapse(self, key: str, below: Numbers | None = None) -> None:
         self.outbox.collapse(key, below)
 
+    def joined(self) -> None: ...
+
     def superseded(self) -> None:
         self.is_superseded = True
 
