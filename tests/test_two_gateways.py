@@ -15,6 +15,7 @@ from cocoa_tornado.mailboxes.memory import MemoryMailbox
 from cocoa_tornado.mailboxes.port import Entry
 from cocoa_tornado.presence.base import PresenceBase
 from cocoa_tornado.presence.grants import Grant, Lease
+from cocoa_tornado.presence.port import PresenceState
 from cocoa_tornado.relay.messages import Forward, RelayMessage
 from cocoa_tornado.relay.port import Fate
 from cocoa_tornado.rules.addressing import Options
@@ -138,6 +139,7 @@ async def test_a_gateway_that_loses_its_lease_ends_its_connections_and_admits_ag
     neighbors.fence(a.gateway)
     assert (await before.read_until(CLOSE)).close_code == 1001
     assert (await b.raw("doll")).response.status == 101
+    await eventually(lambda: a.gateway.presence.status().state is PresenceState.READY)
     assert (await a.raw("other")).response.status == 101
     assert (a.gateway.presence.slots_taken, b.gateway.presence.slots_taken) == (1, 1)
 
