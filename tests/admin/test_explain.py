@@ -123,7 +123,10 @@ async def test_every_server_is_asked_which_devices_it_holds(two_admins: tuple[Ha
     assert [each["device_id"] for each in but_one["devices"]] == ["bear"]
 
 
-async def test_with_a_mailbox_members_that_are_not_connected_are_among_the_devices(start_admin: StartAdmin) -> None:
+async def test_with_a_mailbox_members_that_are_not_connected_are_among_the_devices(
+    start_admin: StartAdmin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cocoa_tornado.admin.explain_handlers.PATIENCE_S", 30.0)
     gateway = await start_admin(mailbox="memory://")
     device = await gateway.upgrade(gateway.token("doll", groups=["kitchen"]))
     await gateway.upgrade(gateway.token("bear", groups=["kitchen"]))

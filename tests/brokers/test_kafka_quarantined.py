@@ -23,7 +23,7 @@ from testing.kafka_server import KafkaServer
 
 from .bench import ConfluentStand, KafkaStand, kafka_stand
 
-pytestmark = [pytest.mark.gen_test(timeout=90), pytest.mark.kafka, pytest.mark.apache]
+pytestmark = [pytest.mark.gen_test(timeout=180), pytest.mark.kafka, pytest.mark.apache]
 
 OWN = [("cocoa.reason", b"not_json"), ("cocoa.topic", b"results"), ("cocoa.partition", b"7"), ("cocoa.offset", b"42")]
 
@@ -77,6 +77,15 @@ def neighbor(stand: KafkaStand) -> KafkaFacade:
     if find_spec("confluent_kafka") is None:
         return stand.make(stand.options)
     return ConfluentStand(stand.server).make(stand.options)
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However loaded the machine is."""
+    monkeypatch.setattr("cocoa_tornado.brokers.kafka_quarantined.READ_S", 60.0)
+    monkeypatch.setattr("cocoa_tornado.brokers.kafka_quarantined.ACKNOWLEDGED_S", 60.0)
+    monkeypatch.setattr("cocoa_tornado.brokers.kafka_clients.END_MS", 60_000)
+    monkeypatch.setattr("cocoa_tornado.brokers.kafka_clients.TRANSACTION_MS", 60_000)
 
 
 @pytest.fixture
@@ -140,13 +149,15 @@ async def test_of_two_servers_at_the_same_time_one_requeues(quarantine: KafkaSta
 
 KILLED = """
 import os, sys
-from cocoa_tornado.brokers import kafka_quarantined
+from cocoa_tornado.brokers import kafka_clients, kafka_quarantined
 from cocoa_tornado.brokers.kafka_clients import KafkaClients
 from cocoa_tornado.brokers.kafka_options import KafkaOptions
 from cocoa_tornado.rules.quarantined import returned
 from kafka import KafkaProducer
 
 bootstrap, results, quarantine, step = sys.argv[1:]
+kafka_clients.END_MS = kafka_clients.TRANSACTION_MS = 60_000
+kafka_quarantined.READ_S = 60.0
 
 def dying_at(name, call):
     def run(*args, **options):
@@ -160,7 +171,7 @@ def dying_at(name, call):
 
 def send(self, topic, **options):
     future = original(self, topic, **options)
-    future.get(10)
+    future.get(60)
     if step == f"sent to {'results' if topic == results else 'quarantine'}":
         os._exit(9)
     return future
