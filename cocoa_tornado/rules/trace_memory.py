@@ -1,0 +1,343 @@
+"""Remembers the last batches and what became of their messages, for operators who ask afterwards. Pure.
+
+A message costs nothing as long as all goes well: a batch is remembered by reference to its records, with a single note.
+Only what deviates has a note of its own. A search is linear, and pauses regularly.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any, Final, Literal, NamedTuple, TypeAlias
+
+from .box import Lane
+from .handoff import RECORD_BYTES, size_of
+from .records import Record
+from .retracted import count_between
+
+Outcome: TypeAlias = Literal[
+    "written",
+    "acknowledged",
+    "waiting",
+    "not_connected",
+    "expired",
+    "overflow",
+    "collapsed",
+    "superseded",
+    "slow_consumer",
+    "quarantined",
+    "fault",
+]
+
+BATCH_BYTES: Final = 512
+OFFSET_BYTES: Final = 40
+"""What a batch takes for each record, beside the record itself: its offset."""
+NOTE_BYTES: Final = 200
+RECIPIENT_BYTES: Final = 16
+SLICE: Final = 2_000
+"""So many records or notes are searched between two pauses: about half a millisecond."""
+
+
+class Note(NamedTuple):
+    """What became of one message, apart from the usual, or who the recipients of a record were.
+
+    :ivar latest: the number of the latest batch at that time: it concerns this one or an earlier one
+    :ivar body: the payload of the record, or a frame that ends with it
+    :ivar device_id: None: it is about the record as a whole
+    :ivar recipients: of a record that is not for a single device
+    :ivar numbers: in the boxes of its recipients, if they are stored
+    """
+
+    latest: int
+    body: bytes
+    timestamp_ms: int
+    device_id: str | None = None
+    outcome: Outcome | None = None
+    recipients: Sequence[str] = ()
+    numbers: Mapping[str, int] | None = None
+
+    @property
+    def size(self) -> int:
+        return NOTE_BYTES + len(self.body) + RECIPIENT_BYTES * len(self.recipients)
+
+
+@dataclass(slots=True, eq=False)
+class BatchTrace:
+    """One batch.
+
+    :ivar number: counted from 1
+    :ivar at_s: when this server got it, Unix seconds
+    :ivar sender: the server that has forwarded it; '' if this server has read it
+    :ivar size: what it counts for
+    :ivar has_options: whether any of its records has options, such as an id; None: nobody has looked
+    :ivar routed_at_s: when it was sent to the devices that are here; 0: it waits
+    :ivar stored_at_s: when it was stored; 0: it was not
+    :ivar to_append: the messages that are stored: index of the record and device
+    :ivar numbers: of these, in their boxes; None: it was stored earlier
+    :ivar forwarded: when, to which server ('': whichever holds the device) and which messages
+    """
+
+    number: int
+    at_s: float
+    records: Sequence[Any]
+    offsets: Sequence[int]
+    sources: Sequence[tuple[str, int]]
+    sender: str = ""
+    size: int = 0
+    has_options: bool | None = None
+    routed_at_s: float = 0.0
+    stored_at_s: float = 0.0
+    to_append: Sequence[tuple[int, str | None]] = ()
+    numbers: Sequence[int | None] = ()
+    forwarded: list[tuple[float, str, Sequence[tuple[int, str | None]]]] = field(default_factory=list)
+
+
+class Found(NamedTuple):
+    """A record that was asked for, and all that is noted of it.
+
+    :ivar at: its index in the batch
+    """
+
+    batch: BatchTrace
+    at: int
+    notes: Sequence[Note]
+
+    @property
+    def payload(self) -> bytes:
+        return payload_of(self.batch.records[self.at])
+
+    @property
+    def origin(self) -> tuple[str, int]:
+        """Its partition and offset; ('', 0) if they are unknown."""
+        at = self.at
+        if self.batch.sender:
+            record = self.batch.records[at]
+            return record.source, record.offset
+        offset = self.batch.offsets[at] if self.batch.offsets else 0
+        for source, records in self.batch.sources:
+            if at < records:
+                return source, offset
+            at -= records
+        return "", 0
+
+    def recipients(self) -> list[str]:
+        """Its devices as far as they are known, each once."""
+        address = self.batch.records[self.at].address
+        if isinstance(address, str):
+            return [address]
+        return list(dict.fromkeys(name for note in self.notes for name in note.recipients))
+
+    def outcomes(self) -> dict[str, Outcome]:
+        """What is noted of single devices: the last of each."""
+        return {
+            note.device_id: note.outcome
+            for note in self.notes
+            if note.device_id is not None and note.outcome is not None
+        }
+
+    def whole(self) -> Outcome | None:
+        """What is noted of the record as a whole."""
+        return next((note.outcome for note in self.notes if note.device_id is None and note.outcome is not None), None)
+
+    def forwarded(self) -> list[tuple[float, str, str | None]]:
+        """When, to which server, and for which device; None: for those that it finds."""
+        return [
+            (at_s, server, device_id)
+            for at_s, server, parts in self.batch.forwarded
+            for at, device_id in parts
+            if at == self.at
+        ]
+
+    def stored(self) -> dict[str, int]:
+        """Its numbers in the boxes of its devices."""
+        found: dict[str, int] = {}
+        for (at, device_id), number in zip(self.batch.to_append, self.batch.numbers, strict=False):
+            if at == self.at and device_id is not None and number is not None:
+                found[device_id] = number
+        for note in self.notes:
+            found.update(note.numbers or {})
+        return found
+
+
+class TraceMemory:
+    """The last batches of a server. IOLoop thread only.
+
+    The oldest ones are forgotten as soon as all together would take more than ``max_bytes``. A note is kept as long as
+    any batch that it may concern.
+
+    :param max_bytes: 0: nothing is remembered
+    :param wall_clock: Unix seconds
+    """
+
+    def __init__(self, max_bytes: int, wall_clock: Callable[[], float]) -> None:
+        self._max_bytes, self.wall_clock = max_bytes, wall_clock
+        self._batches: deque[BatchTrace] = deque()
+        self._notes: deque[Note] = deque()
+        self._last = self._bytes = 0
+
+    def __repr__(self) -> str:
+        return f"<TraceMemory {len(self._batches)} batches, {len(self._notes)} notes, {self._bytes} bytes>"
+
+    @property
+    def size(self) -> int:
+        """About how many bytes it holds."""
+        return self._bytes
+
+    def remember(
+        self, records: Sequence[Record], offsets: Sequence[int], sources: Sequence[tuple[str, int]], size: int = 0
+    ) -> BatchTrace:
+        """Remember a batch that this server routes.
+
+        :param size: as ``handoff.size_of`` reckons it; 0: it is not known
+        """
+        size = BATCH_BYTES + (size or size_of(records)) + OFFSET_BYTES * len(records)
+        return self._add(records, offsets, sources, "", size)
+
+    def remember_forward(self, messages: Sequence[Any], sender: str) -> BatchTrace:
+        """Remember messages that another server has forwarded: ``relay.messages.ForwardedMessage``."""
+        size = BATCH_BYTES + sum([RECORD_BYTES + OFFSET_BYTES + len(message.payload) for message in messages])
+        return self._add(messages, (), (), sender, size)
+
+    def _add(
+        self,
+        records: Sequence[Any],
+        offsets: Sequence[int],
+        sources: Sequence[tuple[str, int]],
+        sender: str,
+        size: int,
+    ) -> BatchTrace:
+        self._last += 1
+        batch = BatchTrace(self._last, self.wall_clock(), records, offsets, sources, sender, size)
+        self._batches.append(batch)
+        self._bytes += size
+        if self._bytes > self._max_bytes:
+            self._make_room()
+        return batch
+
+    def note(self, body: bytes, timestamp_ms: int, device_id: str | None, outcome: Outcome) -> None:
+        """A message did not take the usual way.
+
+        :param body: of its record, or its frame
+        :param device_id: None: this holds for the whole record
+        """
+        self._note(Note(self._last, body, timestamp_ms, device_id, outcome))
+
+    def note_recipients(
+        self, body: bytes, timestamp_ms: int, recipients: Sequence[str], numbers: Mapping[str, int] | None = None
+    ) -> None:
+        """These are the devices of a record that is not for a single one, or some of them."""
+        self._note(Note(self._last, body, timestamp_ms, None, None, recipients, numbers))
+
+    def _note(self, note: Note) -> None:
+        if self._batches:
+            self._notes.append(note)
+            self._bytes += note.size
+            if self._bytes > self._max_bytes:
+                self._make_room()
+
+    def _make_room(self) -> None:
+        batches, notes = self._batches, self._notes
+        while self._bytes > self._max_bytes and batches:
+            self._bytes -= batches.popleft().size
+            oldest = batches[0].number if batches else self._last + 1
+            while notes and notes[0].latest < oldest:
+                self._bytes -= notes.popleft().size
+
+    # -- asking
+
+    def search(self, message_id: str) -> Iterator[Found | None]:
+        """Find the records with this id, or at ``<partition>/<offset>``, the oldest first. None: a pause is due.
+
+        What is added or forgotten meanwhile may be missing.
+        """
+        source, offset = _origin_of(message_id)
+        looked = 0
+        for batch in list(self._batches):
+            for at in _indexes(batch, message_id, source, offset):
+                notes: list[Note] = []
+                yield from self._notes_of(batch, at, notes)
+                yield Found(batch, at, notes)
+            looked += len(batch.records) + 1
+            if looked >= SLICE:
+                looked = 0
+                yield None
+
+    def _notes_of(self, batch: BatchTrace, at: int, into: list[Note]) -> Iterator[None]:
+        payload, timestamp_ms = payload_of(batch.records[at]), batch.records[at].timestamp_ms
+        notes = iter(list(self._notes))
+        while some := list(islice(notes, SLICE)):
+            into += [
+                note
+                for note in some
+                if note.timestamp_ms == timestamp_ms and note.latest >= batch.number and note.body.endswith(payload)
+            ]
+            yield None
+
+
+def payload_of(record: Any) -> bytes:
+    payload: bytes = record.payload
+    return payload
+
+
+def _origin_of(message_id: str) -> tuple[str, int]:
+    source, _, digits = message_id.rpartition("/")
+    is_offset = digits.isascii() and digits.isdecimal() and len(digits) < 20
+    return (source, int(digits)) if source and is_offset else ("", -1)
+
+
+def _is_named(partition: str, name: str) -> bool:
+    """Whether a name means a partition: as it is, or without what distinguishes a topic from earlier ones of its name,
+    as in ``results@<id>/3`` and ``results/0#<id>``."""
+    if partition == name or not name:
+        return partition == name
+    topic, _, number = partition.rpartition("/")
+    return f"{topic.partition('@')[0]}/{number.partition('#')[0]}" == name
+
+
+def _indexes(batch: BatchTrace, message_id: str, source: str, offset: int) -> list[int]:
+    """Which records of a batch an id names."""
+    if batch.sender:
+        return [
+            at
+            for at, message in enumerate(batch.records)
+            if (message.offset == offset and _is_named(message.source, source))
+            or (message.terms is not None and message.terms.id == message_id)
+        ]
+    if batch.has_options is None:  # by far not every search looks at every record
+        batch.has_options = any(record[5] is not None for record in batch.records)
+    found = set[int]()
+    if batch.has_options:
+        records = enumerate(batch.records)
+        found.update(at for at, record in records if record[5] is not None and record[5].id == message_id)
+    first = 0
+    for name, length in batch.sources:
+        offsets = batch.offsets[first : first + length] if _is_named(name, source) else ()
+        if offset in offsets:
+            found.add(first + offsets.index(offset))
+        first += length
+    return sorted(found)
+
+
+# -- in a box
+
+
+def outcome_in_box(lane: Lane, number: int, *, is_in_box: bool, has_expired: bool, may_collapse: bool) -> Outcome:
+    """What became of a stored message.
+
+    :param lane: as it is now; :param number: of the message
+    :param is_in_box: whether the box still has it
+    :param has_expired: whether its time is over
+    :param may_collapse: whether it has a collapse key. If not, a retracted one was for an audience that the device left
+    """
+    # In order; a message that the device has never got leaves no other trace than its number.
+    if lane.acked is not None and number <= lane.acked:
+        return "acknowledged"
+    if count_between(lane.retracted, number - 1, number):
+        return "collapsed" if may_collapse else "not_connected"
+    if number <= lane.written:
+        return "written"
+    if is_in_box:
+        return "waiting"
+    return "expired" if has_expired else "overflow"

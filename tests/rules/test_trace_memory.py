@@ -1,0 +1,141 @@
+"""The memory of the last batches: what it finds, what it forgets, and its bound."""
+
+from __future__ import annotations
+
+from collections import deque
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cocoa_tornado.rules.addressing import Options
+from cocoa_tornado.rules.box import Lane
+from cocoa_tornado.rules.records import Record
+from cocoa_tornado.rules.retracted import RetractedRun
+from cocoa_tornado.rules.trace_memory import SLICE, Found, Outcome, TraceMemory, outcome_in_box
+
+SOURCE = "results/0"
+
+
+def memory_of(max_bytes: int = 1_000_000) -> TraceMemory:
+    return TraceMemory(max_bytes, lambda: 1_000.0)
+
+
+def record(number: int, device_id: str = "doll", name: str | None = None) -> Record:
+    return Record(device_id, b'{"n":%d}' % number, 7, options=None if name is None else Options(id=name))
+
+
+def found_by(memory: TraceMemory, message_id: str) -> list[Found]:
+    return [found for found in memory.search(message_id) if found is not None]
+
+
+def payloads(memory: TraceMemory, message_id: str) -> list[bytes]:
+    return [found.payload for found in found_by(memory, message_id)]
+
+
+def test_a_record_is_found_by_its_partition_and_offset() -> None:
+    memory = memory_of()
+    memory.remember([record(0), record(1), record(2)], [10, 12, 10], [(SOURCE, 2), ("results/1", 1)])
+    assert payloads(memory, "results/0/10") == [b'{"n":0}']
+    assert payloads(memory, "results/0/12") == [b'{"n":1}']
+    assert payloads(memory, "results/1/10") == [b'{"n":2}']
+    assert found_by(memory, "results/1/10")[0].origin == ("results/1", 10)
+
+
+@pytest.mark.parametrize("name", ["results/0/11", "results/2/10", "0/10", "/10", "results/0/", "results/0/x", "", "10"])
+def test_what_names_no_record_finds_none(name: str) -> None:
+    memory = memory_of()
+    memory.remember([record(0)], [10], [(SOURCE, 1)])
+    assert payloads(memory, name) == []
+
+
+def test_a_record_is_found_by_its_own_id_even_if_that_looks_like_an_offset() -> None:
+    memory = memory_of()
+    memory.remember([record(0, name="mine"), record(1, name="results/0/10")], [10, 11], [(SOURCE, 2)])
+    assert payloads(memory, "mine") == [b'{"n":0}']
+    assert payloads(memory, "results/0/10") == [b'{"n":0}', b'{"n":1}']
+
+
+def test_a_note_belongs_to_its_message_only() -> None:
+    memory = memory_of()
+    memory.remember([record(0), record(1)], [0, 1], [(SOURCE, 2)])
+    memory.note(b"\x81\x07" + b'{"n":1}', 7, "doll", "overflow")
+    memory.note(b'{"n":0}', 8, "doll", "overflow")
+    assert found_by(memory, "results/0/0")[0].outcomes() == {}
+    assert found_by(memory, "results/0/1")[0].outcomes() == {"doll": "overflow"}
+
+
+def test_a_note_is_not_of_a_later_batch() -> None:
+    memory = memory_of()
+    memory.remember([record(0)], [0], [(SOURCE, 1)])
+    memory.note(b'{"n":0}', 7, "doll", "expired")
+    memory.remember([record(0)], [1], [(SOURCE, 1)])
+    assert found_by(memory, "results/0/0")[0].outcomes() == {"doll": "expired"}
+    assert found_by(memory, "results/0/1")[0].outcomes() == {}
+
+
+def test_the_last_note_of_a_device_counts() -> None:
+    memory = memory_of()
+    memory.remember([record(0)], [0], [(SOURCE, 1)])
+    memory.note(b'{"n":0}', 7, "doll", "not_connected")
+    memory.note(b'{"n":0}', 7, "doll", "fault")
+    assert found_by(memory, "results/0/0")[0].outcomes() == {"doll": "fault"}
+
+
+def test_a_memory_of_nothing_remembers_nothing() -> None:
+    memory = memory_of(0)
+    memory.remember([record(0)], [0], [(SOURCE, 1)])
+    memory.note(b'{"n":0}', 7, "doll", "fault")
+    assert (payloads(memory, "results/0/0"), memory.size) == ([], 0)
+
+
+def test_a_long_search_pauses() -> None:
+    memory = memory_of(100_000_000)
+    for first in range(0, 4 * SLICE, 100):
+        numbers = range(first, first + 100)
+        memory.remember([record(number) for number in numbers], numbers, [(SOURCE, 100)])
+    assert sum(found is None for found in memory.search("nothing")) >= 3
+
+
+@given(
+    st.lists(st.one_of(st.integers(1, 40), st.sampled_from(["note"])), max_size=60),
+    st.integers(0, 60_000),
+)
+def test_it_keeps_its_bound_and_no_batch_without_its_notes(events: list[int | str], bound: int) -> None:
+    """A batch is forgotten with all before it, and none that is remembered lacks a note."""
+    memory, offset = TraceMemory(bound, lambda: 0.0), 0
+    noted: deque[tuple[int, Outcome]] = deque()
+    for event in events:
+        if isinstance(event, int):
+            records = [record(offset + at) for at in range(event)]
+            memory.remember(records, range(offset, offset + event), [(SOURCE, event)])
+            offset += event
+        elif offset:
+            memory.note(b'{"n":%d}' % (offset - 1), 7, "doll", "overflow")
+            noted.append((offset - 1, "overflow"))
+        assert 0 <= memory.size <= bound
+    remembered = [bool(payloads(memory, f"{SOURCE}/{at}")) for at in range(offset)]
+    assert remembered == sorted(remembered)
+    for at, outcome in noted:
+        if remembered[at]:
+            assert found_by(memory, f"{SOURCE}/{at}")[0].outcomes() == {"doll": outcome}
+
+
+@pytest.mark.parametrize(
+    ("lane", "in_box", "expired", "may_collapse", "outcome"),
+    [
+        (Lane(last=9, acked=5), False, False, False, "acknowledged"),
+        (Lane(last=9, acked=4, written=5), True, False, False, "written"),
+        (Lane(last=9, written=5), False, False, False, "written"),
+        (Lane(last=9), True, False, False, "waiting"),
+        (Lane(last=9, gone=5), False, True, False, "expired"),
+        (Lane(last=9, gone=5), False, False, False, "overflow"),
+        (Lane(last=9, retracted=(RetractedRun(5, 5, 1),)), False, False, True, "collapsed"),
+        (Lane(last=9, retracted=(RetractedRun(5, 5, 1),)), False, False, False, "not_connected"),
+        (Lane(last=9, retracted=(RetractedRun(4, 4, 1),)), True, False, True, "waiting"),
+    ],
+)
+def test_the_outcome_of_a_stored_message_follows_from_its_box(
+    lane: Lane, in_box: bool, expired: bool, may_collapse: bool, outcome: str
+) -> None:
+    assert outcome_in_box(lane, 5, is_in_box=in_box, has_expired=expired, may_collapse=may_collapse) == outcome
