@@ -78,6 +78,9 @@ class Client(Protocol):
     def take_over(self, left: Left) -> None:
         """Go on where another connection of the device has stopped. From now on, the device's messages come here."""
 
+    def is_queued(self, payload: bytes, timestamp_ms: int) -> bool:
+        """Whether a message waits for the socket to take it."""
+
     def challenge(self) -> None:
         """Send a ping; the answer is reported to presence. A connection that has ended is cut."""
 

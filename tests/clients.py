@@ -51,6 +51,9 @@ class FakeClient:
         self.sent.append(payload)
         self.numbers.append(number)
 
+    def is_queued(self, payload: bytes, timestamp_ms: int) -> bool:
+        return False
+
     def take_over(self, left: Left) -> None:
         self.taken_over.append(left)
 

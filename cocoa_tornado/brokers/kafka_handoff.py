@@ -73,7 +73,7 @@ class Handoff:
             size = size_of(records)
             self.take(len(records), size)
             done = self.when_done(spans, len(records), size)
-            self._loop.add_callback(self._hand_over, Batch(records, done, offsets, sources, self.assignments))
+            self._loop.add_callback(self._hand_over, Batch(records, done, offsets, sources, self.assignments, size))
             self._handed_over_at = time.monotonic()
 
     def when_done(self, spans: list[Span], records: int, size: int) -> Callable[[], None]:

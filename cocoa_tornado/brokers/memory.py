@@ -239,7 +239,7 @@ class MemoryBroker:
             if self._marks.release(count, size):
                 self._schedule()
 
-        sink(Batch(records, done, offsets, [(self._source, len(records))]))
+        sink(Batch(records, done, offsets, [(self._source, len(records))], size=size))
 
     def _route(self, found: list[MemoryRecord]) -> tuple[list[Record], list[int]]:
         """The decoded records to hand over, and their offsets."""

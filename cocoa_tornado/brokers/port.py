@@ -65,6 +65,7 @@ class Batch:
     :ivar sources: the records' partitions, each with its number of consecutive records; the partitions of a recreated
         topic have other names than the old ones
     :ivar assignment: changes whenever the adapter may have begun to read partitions that another process has read
+    :ivar size: what ``rules/handoff.py`` reckons for its records; 0: it is not known
     """
 
     records: list[Record]
@@ -72,6 +73,7 @@ class Batch:
     offsets: Sequence[int] = field(repr=False, default=())
     sources: Sequence[tuple[str, int]] = ()
     assignment: int = 0
+    size: int = 0
 
     def origins(self) -> list[tuple[str, int]]:
         """The partition and the offset of each record."""

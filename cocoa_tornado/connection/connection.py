@@ -17,11 +17,12 @@ from ..presence.grants import Grant
 from ..presence.port import Health
 from ..rules.addressing import Options
 from ..rules.box import Numbers, Position
-from ..rules.close_codes import GOING_AWAY, REPLACED, CloseReason
+from ..rules.close_codes import GOING_AWAY, REPLACED, SLOW_CONSUMER, CloseReason
 from ..rules.device_events import EventKind
 from ..rules.identity import DeviceIdentity
 from ..rules.labels import CLOSE_CODES
 from ..rules.terms import Later, Left, Terms
+from ..rules.trace_memory import Outcome
 from .device_context import DeviceContext
 from .device_socket import DeviceSocket
 from .feed import BoxFeed
@@ -32,6 +33,8 @@ from .socket_io import SocketIO
 
 NO_CLOSE_FRAME: Final = 1006
 """RFC 6455, 7.1.5: no close code was exchanged."""
+
+_TOO_SLOW: Final = frozenset({SLOW_CONSUMER.outcome, "overflow"})
 
 log = logging.getLogger("cocoa.device")
 
@@ -135,6 +138,7 @@ class DeviceConnection(SocketIO):
             count(context.counters.dropped, "interim", squeezed.interims)
         if squeezed.lows:
             count(context.counters.dropped, "overflow", squeezed.lows)
+        self._note_unwritten("overflow", squeezed.dropped)
         self._carry_out()
         if protocol.phase is not OPEN:
             context.counters.outbox_overflows += 1
@@ -147,6 +151,7 @@ class DeviceConnection(SocketIO):
         squeezed = outbox.squeeze_in(body, timestamp_ms, limits, terms, may_drop_low=False)
         if squeezed.interims:
             count(self._context.counters.dropped, "interim", squeezed.interims)
+        self._note_unwritten("overflow", squeezed.dropped)
         return squeezed.queued
 
     def _push_after_flush(self, body: bytes, timestamp_ms: int, terms: Terms | None) -> bool:
@@ -176,7 +181,9 @@ class DeviceConnection(SocketIO):
 
     def collapse(self, key: str, below: Numbers | None = None) -> None:
         """See ``feed.Outlet``."""
-        self._context.counters.collapsed += self.protocol.outbox.collapse(key, below)
+        collapsed = self.protocol.outbox.collapse(key, below)
+        self._context.counters.collapsed += len(collapsed)
+        self._note_unwritten("collapsed", collapsed)
 
     def stored(
         self, number: int, payload: bytes, timestamp_ms: int, options: Options | None = None, expires_ms: int = 0
@@ -213,6 +220,10 @@ class DeviceConnection(SocketIO):
         """See ``hub.Client``."""
         if self.protocol.has_to_send:
             self._context.flusher.add(self)
+
+    def is_queued(self, payload: bytes, timestamp_ms: int) -> bool:
+        """See ``hub.Client``."""
+        return self.protocol.outbox.is_queued(payload, timestamp_ms)
 
     def challenge(self) -> None:
         """Ping. While the socket is busy with an earlier write, its progress is the sign of life."""
@@ -468,7 +479,16 @@ class DeviceConnection(SocketIO):
         for of_reason, lost in ((reason, counted.lost), ("interim", counted.interims)):
             if lost:
                 count(counters.dropped, of_reason, lost)
+        self._note_unwritten("slow_consumer" if reason in _TOO_SLOW else "not_connected", messages)
         return counted
+
+    def _note_unwritten(self, outcome: Outcome, messages: Sequence[Queued]) -> None:
+        """For operators. What is stored is in the box still."""
+        memory = self._context.memory
+        if memory is not None:
+            for body, timestamp_ms, terms in messages:
+                if body and (terms is None or not terms.number):
+                    memory.note(body, timestamp_ms, self.identity.device_id, outcome)
 
 
 def _without_number(waiting: Queued) -> Queued:

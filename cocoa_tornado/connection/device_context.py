@@ -17,6 +17,7 @@ from ..rules.device_events import DeviceEvents
 from ..rules.frames import Unmask
 from ..rules.identity import DeviceIdentity
 from ..rules.rate import LineBudget, RateLimit
+from ..rules.trace_memory import TraceMemory
 from .audio_session import AudioIntake
 from .flusher import Flushed, Flusher
 from .intake import IntakeGate
@@ -88,6 +89,7 @@ class DeviceContext:
     :ivar limits: returns those in force, which a reload may change
     :ivar audio: None while speech is off
     :ivar mail: None without a mailbox
+    :ivar memory: for operators: notes the messages that were queued and not written; None: nothing is remembered
     :ivar unmask: for the frames of clients
     """
 
@@ -109,3 +111,4 @@ class DeviceContext:
     uplink_lines: LineBudget = field(default_factory=lambda: LineBudget(UPLINK_LINES))
     sockets: OpenSockets = field(default_factory=OpenSockets)
     events: DeviceEvents = field(default_factory=DeviceEvents)
+    memory: TraceMemory | None = None

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from ..rules.terms import Terms
-from .queue import Queue
+from .queue import Queue, Queued
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +35,13 @@ class Squeezed(NamedTuple):
     :ivar queued: whether the new message is in the outbox now
     :ivar interims: how many interims were removed or not queued
     :ivar lows: how many messages of low priority were removed or not queued, interims not included
+    :ivar dropped: these messages
     """
 
     queued: bool
     interims: int = 0
     lows: int = 0
+    dropped: Sequence[Queued] = ()
 
 
 class Withdrawn(NamedTuple):

@@ -48,7 +48,7 @@ class Taker(Protocol):
         :return: None: skip the message
         """
 
-    def note_expired(self, terms: Terms) -> None:
+    def note_expired(self, terms: Terms, body: bytes, timestamp_ms: int) -> None:
         """A message has expired while it was queued, and is removed."""
 
 
@@ -160,50 +160,64 @@ class Outbox(Queue):
             self._details = Details()
         return self._details
 
-    def collapse(self, key: str, below: Numbers | None = None) -> int:
-        """Remove the queued messages with this collapse key; return how many of them are in no box.
+    def collapse(self, key: str, below: Numbers | None = None) -> Sequence[Queued]:
+        """Remove the queued messages with this collapse key; return those of them that are in no box.
 
         :param below: in each lane, the stored ones with this number or a higher one are not older, and stay
         """
-        unstored = 0
 
         def is_replaced(terms: Terms) -> bool:
-            nonlocal unstored
             if terms.collapse_key != key:
                 return False
-            if below is not None and terms.number and terms.number >= below[terms.priority == "high"]:
-                return False
-            unstored += not terms.number
-            return True
+            return below is None or not terms.number or terms.number < below[terms.priority == "high"]
 
-        self._remove_all(is_replaced)
-        return unstored
+        removed = self._remove_all(is_replaced)
+        return [waiting for waiting in removed if waiting[2] is not None and not waiting[2].number]
+
+    def is_queued(self, payload: bytes, timestamp_ms: int) -> bool:
+        """Whether a message waits, or the socket has not taken all of it.
+
+        :param payload: of its record, which its body ends with
+        """
+        queues: Sequence[Queue] = (self,) if self._details is None else (self, self._details.high)
+        begun = () if self._details is None else self._details.begun
+        return any(
+            stamp == timestamp_ms and body.endswith(payload)
+            for queue in queues
+            for body, stamp in zip(queue.bodies, queue.stamps, strict=True)
+        ) or any(each.waiting[1] == timestamp_ms and each.waiting[0].endswith(payload) for each in begun)
 
     def expire(self, taker: Taker) -> None:
         """Remove the queued messages that have expired."""
         details = self._details
         if details is None or not details.expires_ms:
             return
-        now_ms, expired, later = taker.now_ms(), list[Terms](), 0
+        now_ms, later = taker.now_ms(), 0
         if now_ms <= details.expires_ms:
             return
 
         def is_expired(terms: Terms) -> bool:
             nonlocal later
             if terms.has_expired(now_ms):
-                expired.append(terms)
                 return True
             if terms.expires_ms and not 0 < later < terms.expires_ms:
                 later = terms.expires_ms
             return False
 
-        self._remove_all(is_expired)
+        expired = self._remove_all(is_expired)
         details.expires_ms = later
-        for terms in expired:
-            taker.note_expired(terms)
+        for body, timestamp_ms, terms in expired:
+            assert terms is not None
+            taker.note_expired(terms, body, timestamp_ms)
 
-    def _remove_all(self, wanted: Callable[[Terms], bool]) -> None:
-        self._remove_from(self.find(wanted), self._details.high.find(wanted) if self._details else [])
+    def _remove_all(self, wanted: Callable[[Terms], bool]) -> list[Queued]:
+        """Return what was removed."""
+        normal, high = self.find(wanted), self._details.high.find(wanted) if self._details else []
+        removed = [self.waiting_at(at) for at in normal]
+        if self._details is not None:
+            removed += [self._details.high.waiting_at(at) for at in high]
+        self._remove_from(normal, high)
+        return removed
 
     def _remove_from(self, normal: Sequence[int], high: Sequence[int]) -> None:
         if normal:
@@ -235,13 +249,15 @@ class Outbox(Queue):
         dropped = to_drop(found, len(self), self._bytes + cost(body, terms), limits)
         if dropped is None:
             is_low = terms is not None and terms.priority == "low" and may_drop_low
-            return Squeezed(False, int(is_interim), int(is_low and not is_interim))
+            lost = [(body, timestamp_ms, terms)] if is_interim or is_low else []
+            return Squeezed(False, int(is_interim), int(is_low and not is_interim), lost)
+        lost = [each.queue.waiting_at(each.at) for each in dropped]
         normal = [each.at for each in dropped if each.queue is self]
         self._remove_from(normal, [each.at for each in dropped if each.queue is not self])
         queued = self.push(body, timestamp_ms, limits, terms)
         assert queued
         interims = sum(each.is_interim for each in dropped)
-        return Squeezed(True, interims, len(dropped) - interims)
+        return Squeezed(True, interims, len(dropped) - interims, lost)
 
     def withdraw(self, body: bytes, limits: OutboxLimits, terms: Terms, least: int) -> Withdrawn:
         """Make room for a message by removing others that have a number of at least ``least``, from the newest to the

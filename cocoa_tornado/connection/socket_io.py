@@ -170,8 +170,10 @@ class SocketIO(ABC):
         """See ``outbox.Taker``."""
         return None if self._box is None else self._box.frame_of(payload, lane, number)
 
-    def note_expired(self, terms: Terms) -> None:
+    def note_expired(self, terms: Terms, body: bytes, timestamp_ms: int) -> None:
         """See ``outbox.Taker``."""
+        if self._context.memory is not None and not terms.number:
+            self._context.memory.note(body, timestamp_ms, self.identity.device_id, "expired")
         if self._box is None or terms.number is None:
             count(self._context.counters.dropped, "expired")
         elif (notice := self._box.expired(terms)) is not None:

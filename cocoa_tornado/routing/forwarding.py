@@ -12,7 +12,9 @@ from ..mailboxes.port import FanOutStep
 from ..presence.port import Presence
 from ..relay.messages import Forward, ForwardedMessage, RelayMessage, WakeUp, WakeUpMembers
 from ..relay.port import Fate, Relay
+from ..rules.records import Record
 from ..rules.terms import terms_of
+from ..rules.trace_memory import Outcome, TraceMemory
 from .address import Address, Devices
 from .forwards import MOST, NO_PLACES, Place, Portion, forwards_of
 from .local import LocalDelivery
@@ -34,8 +36,15 @@ class Forwarding:
     """
 
     def __init__(
-        self, relay: Relay, presence: Presence, local: LocalDelivery, counters: Counters, looking: LookingAgain | None
+        self,
+        relay: Relay,
+        presence: Presence,
+        local: LocalDelivery,
+        counters: Counters,
+        looking: LookingAgain | None,
+        memory: TraceMemory | None = None,
     ) -> None:
+        self._memory = memory
         self._relay, self._presence, self._local, self._counters = relay, presence, local, counters
         if looking is not None:
             relay.watch_losses(looking.start)
@@ -66,7 +75,7 @@ class Forwarding:
         try:
             for portion in forwards_of(batch.records, batch.origins(), messages, self._local.terms_of, places):
                 left -= len(portion.parts)
-                self._forward(server, portion, receipt.leg(), again)
+                self._forward(batch.records, server, portion, receipt.leg(), again)
         except Exception:
             self._local.failed_elsewhere(left, server)
         finally:
@@ -74,6 +83,7 @@ class Forwarding:
 
     def _forward(
         self,
+        records: Sequence[Record],
         server: str,
         portion: Portion,
         ended: Callable[[], None],
@@ -87,7 +97,7 @@ class Forwarding:
                 if again is not None and fate in (Fate.NO_SERVER, Fate.LOST, Fate.CLOSED):
                     again([(at, device_id) for at, device_id in messages if device_id is not None])
                     rest = [message for message in messages if message[1] is None]
-                self._note_fate(fate, rest)
+                self._note_fate(fate, rest, records)
             finally:
                 ended()
 
@@ -118,12 +128,20 @@ class Forwarding:
             self._local.failed_elsewhere(len(messages))
             asyncio.get_running_loop().call_soon(then, None)
             return
-        sent.add_done_callback(lambda sent: self._note_fates(sent.result(), then))
+        sent.add_done_callback(lambda sent: self._note_fates(batch.records, messages, sent.result(), then))
 
-    def _note_fates(self, fates: Sequence[Fate], then: Callable[[Sequence[Fate] | None], None]) -> None:
+    def _note_fates(
+        self,
+        records: Sequence[Record],
+        messages: Sequence[Message],
+        fates: Sequence[Fate],
+        then: Callable[[Sequence[Fate] | None], None],
+    ) -> None:
         overflows = fates.count(Fate.OVERFLOW)
         if overflows:
             count(self._counters.dropped, "overflow", overflows)
+            lost = [message for message, fate in zip(messages, fates, strict=True) if fate is Fate.OVERFLOW]
+            self._note_lost(lost, records, is_overflow=True)
         then(fates)
 
     def forward_step(self, server: str, step: FanOutStep, device_ids: Sequence[str]) -> None:
@@ -134,7 +152,8 @@ class Forwarding:
         address = Devices(tuple(device_ids))
         message = ForwardedMessage(address, step.payload, step.timestamp_ms, "", 0, terms, None, places)
         parts = [(0, device_id) for device_id in device_ids]
-        self._send(server, Forward((message,)), lambda fate: self._note_fate(fate, parts))
+        records = [Record(address, step.payload, step.timestamp_ms)]
+        self._send(server, Forward((message,)), lambda fate: self._note_fate(fate, parts, records))
 
     def wake_up(self, server: str, device_ids: Iterable[str], receipt: Receipt | None = None) -> None:
         """Notify the server that holds these devices of new messages in their boxes. A lost notification only delays.
@@ -164,16 +183,27 @@ class Forwarding:
         else:
             sent.add_done_callback(lambda sent: then(sent.result()))
 
-    def _note_fate(self, fate: Fate | None, messages: Sequence[Part]) -> None:
+    def _note_fate(self, fate: Fate | None, messages: Sequence[Part], records: Sequence[Record]) -> None:
         """:param fate: None: they are counted already"""
         if fate is Fate.NO_SERVER:
-            for _, device_id in messages:
+            for at, device_id in messages:
                 if device_id is not None:
-                    self._local.not_connected(device_id)
+                    self._local.not_connected(device_id, records[at].payload, records[at].timestamp_ms)
         elif fate not in (None, Fate.ACCEPTED) and messages:
             count(self._counters.dropped, "overflow" if fate is Fate.OVERFLOW else "lost", len(messages))
+            self._note_lost(messages, records, is_overflow=fate is Fate.OVERFLOW)
+
+    def _note_lost(self, messages: Iterable[Part], records: Sequence[Record], *, is_overflow: bool) -> None:
+        if self._memory is not None:
+            for at, device_id in messages:
+                if device_id is not None:  # otherwise other servers may have sent it to theirs
+                    outcome: Outcome = "overflow" if is_overflow else "fault"
+                    self._memory.note(records[at].payload, records[at].timestamp_ms, device_id, outcome)
 
     def _on_forward(self, sender: str, forward: Forward) -> None:
+        if self._memory is not None:
+            batch = self._memory.remember_forward(forward.messages, sender)
+            batch.routed_at_s = batch.at_s
         for message in forward.messages:
             address, payload, source = message.address, message.payload, message.source
             place = message.after, message.places

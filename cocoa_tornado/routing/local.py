@@ -16,6 +16,7 @@ from ..rules.rate import LineBudget, RateLimit
 from ..rules.records import Record
 from ..rules.taken import TakenOffsets, TakenOfSource
 from ..rules.terms import Later, Terms, interim_terms, terms_of
+from ..rules.trace_memory import Outcome, TraceMemory
 from .address import Address, recipients
 from .plan import Message
 
@@ -39,6 +40,7 @@ class LocalDelivery:
         ten seconds with the number of suppressed ones
     :param taken: what the devices have taken, if other servers may have read the same records; None without other
         servers, and with a mailbox
+    :param memory: notes what did not take the usual way; None: nothing is remembered
     """
 
     def __init__(
@@ -49,7 +51,9 @@ class LocalDelivery:
         mailbox: Mailbox | None,
         wall_clock: Callable[[], float],
         taken: TakenOffsets | None = None,
+        memory: TraceMemory | None = None,
     ) -> None:
+        self._memory = memory
         self._hub, self._counters, self._mailbox, self._taken = hub, counters, mailbox, taken
         self._clock, self._wall_clock = clock, wall_clock
         self._connected = hub.connected
@@ -79,6 +83,7 @@ class LocalDelivery:
                     terms = self.terms_of(record)
                     if self._has_expired(terms):
                         count(self._counters.dropped, "expired")
+                        self._note(None, "expired", payload, timestamp_ms)
                         continue
                 elif interim_of:
                     terms = interim_terms(interim_of)
@@ -96,8 +101,13 @@ class LocalDelivery:
                 routed += 1
             except Exception:
                 self._failed(str(record[0]), "dropped")
+                self._note(None, "fault", record[1], record[2])
         self._counters.routed += routed
         self._forget_absent(batch)
+
+    def _note(self, device_id: str | None, outcome: Outcome, payload: bytes, timestamp_ms: int) -> None:
+        if self._memory is not None:
+            self._memory.note(payload, timestamp_ms, device_id, outcome)
 
     def _is_repeated(self, device_id: str, origin: Origin, timestamp_ms: int) -> bool:
         """Whether a device that is here has taken this record already: a server that owned its partition before has
@@ -114,18 +124,29 @@ class LocalDelivery:
                 self._taken.of(partition).forget_absent(self._connected, len(self._connected))
 
     def _send_to_all(
-        self, address: Address, payload: bytes, timestamp_ms: int, terms: Terms | None, origin: Origin | None = None
+        self,
+        address: Address,
+        payload: bytes,
+        timestamp_ms: int,
+        terms: Terms | None,
+        origin: Origin | None = None,
+        absent: Outcome = "not_connected",
     ) -> int:
-        """Send one message to each device that an address stands for. Return how many are connected here."""
+        """Send one message to each device that an address stands for. Return how many are connected here.
+
+        :param absent: what becomes of those for devices that are not here
+        """
         device_ids = (address,) if isinstance(address, str) else recipients(address, self._hub)
         if not device_ids:
             self.no_recipient(1)
             return 0
+        if self._memory is not None and not isinstance(address, str):
+            self._memory.note_recipients(payload, timestamp_ms, device_ids)
         connected, frame, routed = self._connected, text_frame(payload), 0
         for device_id in device_ids:
             clients = connected.get(device_id)
             if clients is None:
-                self.not_connected(device_id)
+                self.not_connected(device_id, payload, timestamp_ms, absent)
                 continue
             if origin is not None and self._is_repeated(device_id, origin, timestamp_ms):
                 continue
@@ -135,6 +156,7 @@ class LocalDelivery:
                 routed += 1
             except Exception:
                 self._failed(device_id, "dropped")
+                self._note(device_id, "fault", payload, timestamp_ms)
         return routed
 
     def send(self, batch: Batch, messages: Iterable[Message]) -> None:
@@ -151,7 +173,7 @@ class LocalDelivery:
                     frame, terms, framed = text_frame(record.payload), self.terms_of(record), at
                 clients = connected.get(device_id)
                 if clients is None:  # an earlier message of this batch has overflowed its outbox
-                    self.not_connected(device_id)
+                    self.not_connected(device_id, record.payload, timestamp_ms)
                     continue
                 if origins is not None and self._is_repeated(device_id, origins[at], timestamp_ms):
                     continue
@@ -160,6 +182,7 @@ class LocalDelivery:
                 routed += 1
             except Exception:
                 self._failed(device_id, "dropped")
+                self._note(device_id, "fault", records[at].payload, records[at].timestamp_ms)
         self._counters.routed += routed
         self._forget_absent(batch)
 
@@ -174,6 +197,8 @@ class LocalDelivery:
             return messages
         in_time = [message for message in messages if message[0] not in expired]
         count(self._counters.dropped, "expired", len(messages) - len(in_time))
+        for at in sorted(expired):
+            self._note(None, "expired", records[at].payload, records[at].timestamp_ms)
         return in_time
 
     def no_recipient(self, records: int) -> None:
@@ -182,9 +207,13 @@ class LocalDelivery:
             self._counters.unknown_device += records
             self._log_dropped({"reason": "no recipient"})
 
-    def not_connected(self, device_id: str) -> None:
+    def not_connected(
+        self, device_id: str, payload: bytes, timestamp_ms: int, outcome: Outcome = "not_connected"
+    ) -> None:
         """No server holds this device: drop the message."""
         self._counters.unknown_device += 1
+        if self._memory is not None:
+            self._memory.note(payload, timestamp_ms, device_id, outcome)
         if self._mailbox is not None:
             return  # only transient messages are dropped then
         self._log_dropped({"device_id": device_id, "reason": "not connected"})
@@ -212,11 +241,12 @@ class LocalDelivery:
                     place = after if places is None else places.get(device_id, after)
                     self._suggest(device_id, payload, timestamp_ms, terms, place)
             elif isinstance(address, str) or recipients(address, self._hub):
-                self._counters.routed += self._send_to_all(address, payload, timestamp_ms, terms, origin)
+                self._counters.routed += self._send_to_all(address, payload, timestamp_ms, terms, origin, "superseded")
                 if origin is not None:
                     origin[0].forget_absent(self._connected, len(self._connected))
         except Exception:
             self._failed(str(address), "dropped")
+            self._note(None, "fault", payload, timestamp_ms)
 
     # -- with a mailbox
 
@@ -294,7 +324,7 @@ class LocalDelivery:
     ) -> None:
         clients = self._hub.receivers_of(device_id)
         if not clients:
-            self.not_connected(device_id)
+            self.not_connected(device_id, payload, timestamp_ms)
         elif terms is None or not terms.interim_of:
             self._counters.routed += 1
         for client in clients:
@@ -311,6 +341,11 @@ class LocalDelivery:
         if self._lines.take(self._clock()) is not None:
             outcome = "dropped" if self._mailbox is None else "kept"
             log.exception("routing failed", extra={"server": server, "outcome": outcome})
+
+    def note_faults(self, records: Iterable[Record]) -> None:
+        """For operators: an internal error has kept these records from their devices, or from some of them."""
+        for record in records:
+            self._note(None, "fault", record.payload, record.timestamp_ms)
 
     def _failed(self, device_id: str, outcome: str) -> None:
         count(self._counters.dropped, "fault")

@@ -97,6 +97,16 @@ def without_recipient(records: Sequence[Record], messages: Iterable[Message], *,
     return sum(at not in found and not (has_mailbox and is_fan_out(record)) for at, record in enumerate(records))
 
 
+def recipients_of(records: Sequence[Record], messages: Iterable[Message]) -> dict[int, list[str]]:
+    """The devices of each record that is not for a single one, by its index."""
+    found: dict[int, list[str]] = {}
+    if not all(type(record[0]) is str for record in records):
+        for at, device_id in messages:
+            if type(records[at][0]) is not str:
+                found.setdefault(at, []).append(device_id)
+    return found
+
+
 def to_append(records: Sequence[Record], messages: Iterable[Message]) -> Sequence[Part]:
     """Return what is appended to a mailbox, in the order of the records: all but the transient messages whose delivery
     does not depend on what is in a box.

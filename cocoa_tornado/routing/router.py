@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from operator import itemgetter
 from types import MappingProxyType
@@ -23,6 +23,7 @@ from ..rules.audiences import address_of, audience_of
 from ..rules.box import LaneName
 from ..rules.records import Record
 from ..rules.taken import TakenOffsets
+from ..rules.trace_memory import BatchTrace, TraceMemory
 from .address import Address, Directory, Everyone, Group, User, recipients
 from .forwarding import Forwarding
 from .forwards import Place
@@ -38,6 +39,7 @@ from .plan import (
     in_order,
     messages_of,
     plan,
+    recipients_of,
     shared_by,
     stale_messages,
     to_append,
@@ -70,6 +72,7 @@ class _InFlight:
     :ivar sent: of these messages, those that are settled but for connections to this server
     :ivar stamp: of presence, if the relay finds the holders of its messages; '' otherwise, or if it could not, or this
         server had no valid lease meanwhile
+    :ivar trace: what is remembered of it, if anything is
     """
 
     __slots__ = (
@@ -92,6 +95,7 @@ class _InFlight:
         "steps",
         "stored",
         "to_append",
+        "trace",
     )
 
     def __init__(self, batch: Batch, messages: list[Message], *, is_spread: bool) -> None:
@@ -111,6 +115,7 @@ class _InFlight:
         self.holders: Holders | None = None
         self.stamp = ""
         self.lease: object = None
+        self.trace: BatchTrace | None = None
 
     @property
     def is_ready(self) -> bool:
@@ -186,6 +191,7 @@ class Router:
 
     :param mailbox: None: messages that can't be sent now are dropped
     :param round_trips: receives the records of each batch once they are routed
+    :param memory: remembers what became of each message; None: nothing does
     :param has_neighbors: True if other servers may have read the same records, so that some are read twice: each time
         that a partition moves to another server. A mailbox knows them; without one, each device gets them once
     """
@@ -202,16 +208,18 @@ class Router:
         wall_clock: Callable[[], float] = time.time,
         round_trips: RoundTrips | None = None,
         has_neighbors: bool = False,
+        memory: TraceMemory | None = None,
     ) -> None:
+        self._memory = memory
         self._hub, self._counters, self._presence = hub, counters, presence
         self._mailbox, self._round_trips = mailbox, round_trips
         self._wall_clock = wall_clock
         self._connected = hub.connected
         self._has_neighbors, self._needs_overview = has_neighbors, has_neighbors and mailbox is None
         taken = TakenOffsets() if self._needs_overview else None
-        self._local = LocalDelivery(hub, counters, clock, mailbox, wall_clock, taken)
+        self._local = LocalDelivery(hub, counters, clock, mailbox, wall_clock, taken, memory)
         self._looking = None if mailbox is None else LookingAgain(hub.devices, self._local.wake)
-        self._forwarding = Forwarding(relay, presence, self._local, counters, self._looking)
+        self._forwarding = Forwarding(relay, presence, self._local, counters, self._looking, memory)
         self._in_flight: deque[_InFlight] = deque()
         self._held: deque[Batch] = deque()  # they wait for the lease; behind those that are in flight
         self._is_waiting = False  # for the lease
@@ -287,7 +295,9 @@ class Router:
     def deliver(self, batch: Batch) -> None:
         """Route records of devices that are connected here, which another worker of this machine has read; without a
         mailbox. What waits for other servers does not delay them."""
+        trace = self._remember(batch)
         self._local.send_each(batch)
+        self._note_routed(trace)
         self.note_round_trips(batch.records)
 
     def close(self) -> None:
@@ -310,7 +320,9 @@ class Router:
             if away and not self._forwarding.finds_holders:
                 holders = self._ask(away)
             if not away or (holders is not None and holders.done() and not holders.result()):
+                trace = self._remember(batch)
                 self._local.send_each(batch)
+                self._note_routed(trace)
                 batch.done()
                 self.note_round_trips(batch.records)
                 return
@@ -379,6 +391,10 @@ class Router:
         """Cases of a message: it was sent, or it is lost, and counted; nobody holds its device, or this server does,
         which is decided when the batch is carried out; it may not have been sent, so its holder is looked up."""
         fate_of = dict(zip(asked, fates, strict=True))
+        accepted = [message for message, fate in fate_of.items() if fate is Fate.ACCEPTED]
+        self._note_forwarded(flight, "", accepted)
+        if None in fates:
+            self._local.note_faults([flight.batch.records[at] for (at, _), fate in fate_of.items() if fate is None])
         settled = {message for message, fate in fate_of.items() if fate in (None, Fate.ACCEPTED, Fate.OVERFLOW)}
         if flight.is_spread:  # those that were sent may be for devices that are here, too
             flight.sent = frozenset(settled)
@@ -394,7 +410,23 @@ class Router:
         messages = messages_of(batch.records, self._hub, has_mailbox=has_mailbox)
         if not self._is_shared(batch):  # otherwise it is not known
             self._local.no_recipient(without_recipient(batch.records, messages, has_mailbox=has_mailbox))
-        return _InFlight(batch, messages, is_spread=self._is_spread())
+        flight = _InFlight(batch, messages, is_spread=self._is_spread())
+        flight.trace = self._remember(batch)
+        if self._memory is not None:
+            for at, device_ids in recipients_of(batch.records, messages).items():
+                self._memory.note_recipients(batch.records[at].payload, batch.records[at].timestamp_ms, device_ids)
+        return flight
+
+    def _remember(self, batch: Batch) -> BatchTrace | None:
+        return (
+            None
+            if self._memory is None
+            else self._memory.remember(batch.records, batch.offsets, batch.sources, batch.size)
+        )
+
+    def _note_routed(self, trace: BatchTrace | None) -> None:
+        if trace is not None:
+            trace.routed_at_s = self._wall_clock()
 
     def _is_spread(self) -> bool:
         """Whether devices that are connected here may have connections to other servers, which get their messages
@@ -416,8 +448,15 @@ class Router:
             flight.is_stored = flight.is_given_up = True
         else:
             storing()
+            if flight.trace is not None:
+                flight.trace.stored_at_s = self._wall_clock()
+                flight.trace.to_append, flight.trace.numbers = flight.to_append, stored.result()
             self._find_holders(flight)  # now, even if earlier batches are still waiting
         self._go_on()
+
+    def _note_forwarded(self, flight: _InFlight, server: str, parts: Sequence[Part]) -> None:
+        if flight.trace is not None and parts:
+            flight.trace.forwarded.append((self._wall_clock(), server, parts))
 
     def _find_holders(self, flight: _InFlight, asked: Holders | None = None) -> None:
         """The batch is stored, or need not be: look up the holders of the devices that are not here.
@@ -505,7 +544,9 @@ class Router:
             self._send_out(flight)
         except Exception:  # parts that were not sent are lost, but the batch must not hold back its partitions
             self._local.failed_elsewhere(len(flight.batch.records))
+            self._local.note_faults(flight.batch.records)
         finally:
+            self._note_routed(flight.trace)
             flight.routing()
         self.note_round_trips(flight.batch.records)
 
@@ -518,14 +559,19 @@ class Router:
                 messages = [each for each in messages if each not in flight.sent or each[1] in self._connected]
             routes = plan(messages, self._connected, elsewhere, others, shared, flight.for_both(messages))
             self._local.send(flight.batch, routes.local)
-            for _, device_id in routes.unheld:
-                self._local.not_connected(device_id)
+            self._drop_unheld(flight, routes.unheld)
             again = partial(self._route_again, flight)
             for server, part in routes.forward.items():
+                self._note_forwarded(flight, server, part)
                 self._forwarding.forward(flight.batch, server, part, flight.receipt, again)
         else:
             routes = plan(flight.messages, self._connected, elsewhere, others, shared, flight.for_both(flight.messages))
             self._carry_out_stored(flight, routes, dict(zip(flight.to_append, flight.stored.result(), strict=True)))
+
+    def _drop_unheld(self, flight: _InFlight, messages: Iterable[Message]) -> None:
+        for at, device_id in messages:
+            record = flight.batch.records[at]
+            self._local.not_connected(device_id, record.payload, record.timestamp_ms)
 
     def _route_again(self, flight: _InFlight, messages: Sequence[Message]) -> None:
         """A server does not have these messages: ask once more who holds their devices."""
@@ -535,9 +581,9 @@ class Router:
             both = messages if flight.is_spread else ()
             routes = plan(messages, self._connected, self._elsewhere(holders), both=both)
             self._local.send(flight.batch, routes.local)
-            for _, device_id in routes.unheld:
-                self._local.not_connected(device_id)
+            self._drop_unheld(flight, routes.unheld)
             for server, part in routes.forward.items():
+                self._note_forwarded(flight, server, part)
                 self._forwarding.forward(flight.batch, server, part, flight.receipt)
             ended()
 
@@ -583,8 +629,10 @@ class Router:
                     looked.add(device_id)
             self._local.send_stored(device_id, records[at], number, flight.deadlines.get(at, 0), later)
         for message in routes.unheld:
-            if records[message[0]].is_transient:
-                self._counters.unknown_device += message not in unsent
+            record = records[message[0]]
+            if record.is_transient:
+                if message not in unsent:
+                    self._local.not_connected(message[1], record.payload, record.timestamp_ms)
             elif numbers[message] is not None and not (flight.doorbell and message[1] in flight.doorbell.held):
                 self._counters.kept += 1
         woken = () if flight.doorbell is None else flight.doorbell.device_ids
@@ -598,6 +646,7 @@ class Router:
             if waking:
                 self._forwarding.wake_up(server, waking, flight.receipt)
             if transient:
+                self._note_forwarded(flight, server, transient)
                 places = self._places(flight, transient, numbers)
                 self._forwarding.forward(flight.batch, server, transient, flight.receipt, places=places)
 
@@ -686,6 +735,9 @@ class Router:
     def _send_step(self, step: FanOutStep) -> None:
         """Send the messages of a step to the devices that are here, and wake the others where they are. A transient
         message is sent there."""
+        if self._memory is not None and step.numbers is not None:
+            numbers = None if step.is_transient else step.numbers
+            self._memory.note_recipients(step.payload, step.timestamp_ms, tuple(step.numbers), numbers)
         if step.is_last and not step.recipients:
             self._local.no_recipient(1)
         if step.numbers is None:

@@ -28,7 +28,7 @@ class FakeTaker:
         self.framed.append((lane, number))
         return self._make(payload, lane, number)
 
-    def note_expired(self, terms: Terms) -> None:
+    def note_expired(self, terms: Terms, body: bytes = b"", timestamp_ms: int = 0) -> None:
         self.expired.append(terms)
 
 

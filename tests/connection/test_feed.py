@@ -121,7 +121,7 @@ class Outlet:
         assert self.feed is not None
         return self.feed.frame_of(payload, lane, number)
 
-    def note_expired(self, terms: Terms) -> None:
+    def note_expired(self, terms: Terms, body: bytes = b"", timestamp_ms: int = 0) -> None:
         assert self.feed is not None
         notice = self.feed.expired(terms)
         if notice is not None:

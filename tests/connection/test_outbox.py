@@ -263,58 +263,58 @@ def test_high_ones_that_went_while_no_normal_one_waited_do_not_count() -> None:
 def test_a_newer_interim_replaces_an_older_one_of_its_session() -> None:
     outbox = filled((b"a1", A), (b"b1", B), b"x")
     assert not outbox.push(b"b2", 0, SMALL, B)
-    assert outbox.squeeze_in(b"b2", 0, SMALL, B, may_drop_low=True) == (True, 1, 0)
+    assert outbox.squeeze_in(b"b2", 0, SMALL, B, may_drop_low=True)[:3] == (True, 1, 0)
     assert emptied(outbox) == b"a1xb2"
 
 
 def test_an_interim_without_room_is_dropped_and_nothing_else_is() -> None:
     outbox = filled(b"x", (b"y", LOW), b"z")
-    assert outbox.squeeze_in(b"a1", 0, SMALL, A, may_drop_low=True) == (False, 1, 0)
+    assert outbox.squeeze_in(b"a1", 0, SMALL, A, may_drop_low=True)[:3] == (False, 1, 0)
     assert emptied(outbox) == b"xyz"
 
 
 def test_a_message_drops_interims_the_oldest_first_and_no_more_than_it_needs() -> None:
     outbox = filled((b"a1", A), b"x", (b"b1", Terms("b", "high")))
-    assert outbox.squeeze_in(b"y", 0, SMALL, may_drop_low=True) == (True, 1, 0)
-    assert outbox.squeeze_in(b"z", 0, SMALL, may_drop_low=True) == (True, 1, 0)
-    assert outbox.squeeze_in(b"w", 0, SMALL, may_drop_low=True) == (False, 0, 0)
+    assert outbox.squeeze_in(b"y", 0, SMALL, may_drop_low=True)[:3] == (True, 1, 0)
+    assert outbox.squeeze_in(b"z", 0, SMALL, may_drop_low=True)[:3] == (True, 1, 0)
+    assert outbox.squeeze_in(b"w", 0, SMALL, may_drop_low=True)[:3] == (False, 0, 0)
     assert emptied(outbox) == b"xyz"
 
 
 def test_bytes_are_made_room_for_as_well() -> None:
     outbox = filled((b"a" * 400, A), (b"b" * 400, LOW))
-    assert outbox.squeeze_in(b"x" * 900, 0, SMALL, may_drop_low=True) == (True, 1, 1)
+    assert outbox.squeeze_in(b"x" * 900, 0, SMALL, may_drop_low=True)[:3] == (True, 1, 1)
     assert outbox.waiting_bytes == 900
 
 
 def test_low_ones_are_dropped_after_interims_the_oldest_first_and_no_more_than_needed() -> None:
     outbox = filled((b"l1", LOW), (b"l2", LOW), (b"a1", A))
-    assert outbox.squeeze_in(b"x", 0, SMALL, may_drop_low=True) == (True, 1, 0)
-    assert outbox.squeeze_in(b"h", 0, SMALL, HIGH, may_drop_low=True) == (True, 0, 1)
+    assert outbox.squeeze_in(b"x", 0, SMALL, may_drop_low=True)[:3] == (True, 1, 0)
+    assert outbox.squeeze_in(b"h", 0, SMALL, HIGH, may_drop_low=True)[:3] == (True, 0, 1)
     assert emptied(outbox) == b"hl2x"
 
 
 def test_a_low_one_drops_older_ones_of_its_kind_and_is_dropped_where_all_others_are_not() -> None:
     outbox = filled((b"l1", LOW), b"x", b"y")
-    assert outbox.squeeze_in(b"l2", 0, SMALL, LOW, may_drop_low=True) == (True, 0, 1)
+    assert outbox.squeeze_in(b"l2", 0, SMALL, LOW, may_drop_low=True)[:3] == (True, 0, 1)
     assert emptied(outbox) == b"xyl2"
     outbox = filled(b"x", b"y", (b"h", HIGH))
-    assert outbox.squeeze_in(b"l2", 0, SMALL, LOW, may_drop_low=True) == (False, 0, 1)
+    assert outbox.squeeze_in(b"l2", 0, SMALL, LOW, may_drop_low=True)[:3] == (False, 0, 1)
     assert emptied(outbox) == b"hxy"
 
 
 def test_nothing_is_dropped_for_a_message_that_does_not_fit_even_so() -> None:
     outbox = filled(b"x" * 500, (b"l" * 100, LOW), (b"a" * 100, A))
-    assert outbox.squeeze_in(b"y" * 600, 0, SMALL, may_drop_low=True) == (False, 0, 0)
-    assert outbox.squeeze_in(b"l" * 600, 0, SMALL, LOW, may_drop_low=True) == (False, 0, 1)
-    assert outbox.squeeze_in(b"a" * 600, 0, SMALL, A, may_drop_low=True) == (False, 1, 0)
+    assert outbox.squeeze_in(b"y" * 600, 0, SMALL, may_drop_low=True)[:3] == (False, 0, 0)
+    assert outbox.squeeze_in(b"l" * 600, 0, SMALL, LOW, may_drop_low=True)[:3] == (False, 0, 1)
+    assert outbox.squeeze_in(b"a" * 600, 0, SMALL, A, may_drop_low=True)[:3] == (False, 1, 0)
     assert len(outbox) == 3
 
 
 def test_low_ones_stay_where_a_mailbox_keeps_what_does_not_fit() -> None:
     outbox = filled((b"l1", LOW), (b"l2", LOW), (b"a1", A))
-    assert outbox.squeeze_in(b"x", 0, SMALL, may_drop_low=False) == (True, 1, 0)
-    assert outbox.squeeze_in(b"y", 0, SMALL, LOW, may_drop_low=False) == (False, 0, 0)
+    assert outbox.squeeze_in(b"x", 0, SMALL, may_drop_low=False)[:3] == (True, 1, 0)
+    assert outbox.squeeze_in(b"y", 0, SMALL, LOW, may_drop_low=False)[:3] == (False, 0, 0)
     assert emptied(outbox) == b"l1l2x"
 
 
@@ -361,8 +361,8 @@ def test_a_newer_message_replaces_the_older_ones_with_its_key_whatever_their_pri
 
     older = ((b"1", keyed("normal")), (b"2", keyed("high")), (b"3", keyed("low")))
     outbox = filled(*older, (b"4", keyed("low", "other")), limits=ROOMY)
-    assert outbox.collapse("k") == 3
-    assert outbox.collapse("k") == 0
+    assert len(outbox.collapse("k")) == 3
+    assert len(outbox.collapse("k")) == 0
     outbox.push(b"5", 0, SMALL, keyed("normal"))
     assert emptied(outbox) == b"45"
 
@@ -375,7 +375,7 @@ def test_stored_messages_that_are_not_older_are_not_replaced_and_those_of_earlie
         (b"4", keyed(4)), (b"5", keyed(5)), (b"2", keyed(2, "high")), (b"3", keyed(3, "high")), limits=ROOMY
     )
     outbox.push(b"transient", 0, ROOMY, keyed(0))
-    assert outbox.collapse("k", Numbers(5, 3)) == 1
+    assert len(outbox.collapse("k", Numbers(5, 3))) == 1
     assert [body for body, _, _ in outbox.discard()] == [b"3", b"5"]
 
 
@@ -383,7 +383,7 @@ def test_what_the_socket_has_begun_to_take_is_not_replaced() -> None:
     outbox = filled((b"one", Terms(collapse_key="k")))
     outbox.take(TAKER)
     outbox.given(1, 1)
-    assert outbox.collapse("k") == 0
+    assert len(outbox.collapse("k")) == 0
 
 
 # -- messages whose frames are made when they are taken

@@ -284,9 +284,9 @@ def test_a_message_that_finds_no_room_closes_with_1013_and_an_interim_one_does_n
     device = Device(TIGHT)
     for number in range(3):
         assert device.push(b"%d" % number)
-    assert device.squeeze_in(b"interim", INTERIM) == (False, 1, 0)
+    assert device.squeeze_in(b"interim", INTERIM)[:3] == (False, 1, 0)
     assert device.is_in(OPEN)
-    assert device.squeeze_in(b"final") == (False, 0, 0)
+    assert device.squeeze_in(b"final")[:3] == (False, 0, 0)
     assert ended(device) == ("slow_consumer", "1013", (3, 0))
     assert close_of(device.is_sent()[0]) == (1013, "slow consumer")
 
@@ -296,7 +296,7 @@ def test_interim_messages_make_room() -> None:
     device.push(b"interim", terms=INTERIM)
     device.push(b"one")
     device.push(b"two")
-    assert device.squeeze_in(b"three") == (True, 1, 0)
+    assert device.squeeze_in(b"three")[:3] == (True, 1, 0)
     assert device.is_sent() == [(TEXT, b"one"), (TEXT, b"two"), (TEXT, b"three")]
 
 
@@ -465,7 +465,7 @@ def test_a_low_message_that_finds_no_room_closes_nothing() -> None:
     device = Device(TIGHT)
     for number in range(3):
         device.push(b"%d" % number)
-    assert device.squeeze_in(b"low", Terms(priority="low")) == (False, 0, 1)
+    assert device.squeeze_in(b"low", Terms(priority="low"))[:3] == (False, 0, 1)
     assert device.is_in(OPEN)
 
 
