@@ -21,6 +21,7 @@ from .admin.device import OneDevice
 from .admin.explain import Here
 from .admin.routes import admin_routes, answer_queries
 from .admin.servers import Servers
+from .admin.traces import Traces
 from .brokers.port import Batch, Broker
 from .connection.device_context import DeviceContext
 from .connection.flusher import Flushed, Flusher, Housekeeping
@@ -48,6 +49,7 @@ from .rules.close_codes import GOING_AWAY
 from .rules.departure import reconnect_delays, reconnect_notice
 from .rules.readiness_report import Readiness
 from .rules.records import decode
+from .rules.trace_memory import TraceMemory
 from .rules.upload import AudioLimits
 from .service_live import check_secrets, snapshot, successor
 from .service_options import (
@@ -123,6 +125,8 @@ class Gateway:
         self.live = Live(snapshot(settings, sources, key_store(settings, sources), admin_keys))
         self._clock = loop_clock()
         self._wall_clock = time.time
+        remembers = settings.trace_bytes > 0 and settings.enables_admin
+        self._memory = TraceMemory(settings.trace_bytes, self._wall_clock) if remembers else None
         self.counters = Counters()
         self.hub = Hub(settings.connection_delivery)
         self.blocks = make_blocks(settings, self.hub)
@@ -338,6 +342,7 @@ class Gateway:
             wall_clock=self._wall_clock,
             round_trips=round_trips,
             has_neighbors=self.settings.shares_presence,
+            memory=self._memory,
         )
         self._opened.callback(self._sink.close)
         self._devices = devices = self._make_devices()
@@ -368,9 +373,13 @@ class Gateway:
         servers = Servers(self.presence, self.relay, self._server_name)
         self._opened.callback(servers.close)
         connected = Connected(self.hub, self._server_name, self._wall_clock)
-        here = Here(self.hub, self._server_name)
-        answer_queries(servers, connected, OneDevice(connected, devices.events), self.blocks, here)
+        here, traces = Here(self.hub, self._server_name), self._make_traces()
+        answer_queries(servers, connected, OneDevice(connected, devices.events), self.blocks, here, traces)
         return AdminContext(servers, connected, self.blocks, self.mailbox)
+
+    def _make_traces(self) -> Traces:
+        memory = self._memory or TraceMemory(0, self._wall_clock)
+        return Traces(memory, self.hub, self.mailbox, self.settings.mailbox_ttl_s, self._server_name)
 
     def _make_devices(self) -> DeviceContext:
         settings, live = self.settings, self.live
@@ -389,6 +398,7 @@ class Gateway:
             audio=None if self.transcriber is None else audio_intake(self.transcriber, settings, self._audio_limits),
             mail=None if self.mailbox is None else self._make_mail(self.mailbox),
             intake=IntakeGate(settings.buffers["uplink"], self._clock, lambda: len(self.hub)),
+            memory=self._memory,
         )
 
     def _make_mail(self, mailbox: Mailbox) -> Mail:

@@ -17,6 +17,8 @@ from .message_handlers import MessagesHandler
 from .quarantine_handlers import QuarantineHandler, RequeueHandler
 from .servers import Servers
 from .token_handlers import DeviceTokenHandler
+from .trace_handlers import TraceHandler
+from .traces import TRACE, Traces
 
 BASE: Final = "/api/v1/admin"
 
@@ -35,14 +37,18 @@ def admin_routes(admin: AdminContext) -> Routes:
         (f"{BASE}/explain", ExplainHandler, shared),
         (f"{BASE}/quarantine", QuarantineHandler, shared),
         (f"{BASE}/quarantine/([^/]+)/([^/]+)/requeue", RequeueHandler, shared),
+        (f"{BASE}/messages/(.+)", TraceHandler, shared),
         (f"{BASE}/device-token", DeviceTokenHandler, shared),
     ]
 
 
-def answer_queries(servers: Servers, connected: Connected, device: OneDevice, blocks: Blocks, here: Here) -> None:
+def answer_queries(
+    servers: Servers, connected: Connected, device: OneDevice, blocks: Blocks, here: Here, traces: Traces
+) -> None:
     """Have this server answer what the handlers of any server ask."""
     servers.answer(DEVICES, connected.page)
     servers.answer(CLOSE, connected.close)
     servers.answer(DEVICE, device.answer)
     servers.answer(REFRESH, blocks.refresh)
     servers.answer(HOLDERS, here.answer)
+    servers.answer(TRACE, traces.answer)

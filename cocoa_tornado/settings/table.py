@@ -393,6 +393,12 @@ class Settings(KafkaSettings, PresenceSettings):
         "A part that has used up its share applies backpressure to its sources. docs/operations.rst lists the parts "
         "and their shares.",
     )
+    trace_bytes: Annotated[int, Meta(ge=0, le=2**31), Size] = row(
+        BROKER,
+        64 * 1024 * 1024,
+        "Memory for the last messages and what became of them, about; 0: none are remembered.",
+        "The admin API shows them. If that is disabled at the start, nothing is remembered.",
+    )
     publish_queue_records: Annotated[int, Meta(ge=1, le=10_000_000)] = row(
         BROKER, 10_000, "Records that may wait to be published before devices are read more slowly."
     )

@@ -28,6 +28,7 @@ ENDPOINTS: Final = (
     Endpoint("PUT", "/devices/nobody/block", "admin:write"),
     Endpoint("DELETE", "/devices/nobody/block", "admin:write"),
     Endpoint("POST", "/messages", "admin:write"),
+    Endpoint("GET", "/messages/nothing", "admin:read"),
     Endpoint("POST", "/device-token", "admin:write"),
     Endpoint("POST", "/explain", "admin:read"),
     Endpoint("GET", "/quarantine", "admin:read"),
