@@ -39,6 +39,8 @@ def family_of(counter: str) -> str:
 
 def labels_in_the_code() -> Iterator[tuple[str, str, str]]:
     for path in sorted(PACKAGE.rglob("*.py")):
+        if path.name == "admin_tokens.py":
+            continue  # operators' tokens that are refused are not counted
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if not isinstance(node, ast.Call):
                 continue

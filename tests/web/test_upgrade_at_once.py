@@ -268,8 +268,10 @@ async def test_a_handshake_that_waited_is_not_upgraded_without_a_slot() -> None:
     presence.start(Connections())
     grant = await presence.claim("doll")
     live = SimpleNamespace(now=SimpleNamespace(keys=SimpleNamespace(still_trusts=lambda identity: True)))
-    context: Any = SimpleNamespace(devices=SimpleNamespace(presence=presence), live=live)
-    identity: Any = None
+    devices = SimpleNamespace(presence=presence, wall_clock=lambda: 1.0)
+    blocked = SimpleNamespace(holds=lambda device_id, now: False)
+    context: Any = SimpleNamespace(devices=devices, live=live, blocked=blocked)
+    identity: Any = SimpleNamespace(device_id="doll")
     upgrader = upgrading.Upgrader(context, AccessLog())
     assert upgrader._may_upgrade(identity, grant)
     presence._slots.rejoin(Lease("later"), 5.0, 8.5, 1.0)
