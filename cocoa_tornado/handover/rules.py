@@ -109,6 +109,7 @@ class _Sibling:
     __slots__ = (
         "acknowledged",
         "awaited",
+        "awaited_since",
         "fence",
         "is_fenced",
         "joining",
@@ -132,6 +133,7 @@ class _Sibling:
         self.leaving: deque[tuple[int, str, _Moving]] = deque()
         self.joining: deque[tuple[int, str, _Moving]] = deque()
         self.awaited: list[tuple[str, _Moving]] | None = None  # the devices behind the fence that is under way
+        self.awaited_since: tuple[int, float] | None = None  # the fence under way, and when it was first seen
         self.is_fenced = False  # in the phase BEGINNING
 
     @property
@@ -499,10 +501,26 @@ class Destinations:
 
     def look(self, now: float) -> Actions:
         """Call it now and then."""
-        if self._phase is not Phase.BEGINNING or now - self._began_at < BEGIN_PATIENCE_S:
-            return []
+        if self._phase is Phase.BEGINNING and now - self._began_at >= BEGIN_PATIENCE_S:
+            self._stay_quiet(now)
+            return self._give_up_beginning()
+        if self._phase is Phase.ON and any([self._is_overdue(sibling, now) for sibling in self._siblings.values()]):
+            # The sibling cannot read what the relay has for it: the devices that it has, or had, must not wait.
+            self._stay_quiet(now)
+            return [*self._end(), *self._go_on()]
+        return []
+
+    @staticmethod
+    def _is_overdue(sibling: _Sibling, now: float) -> bool:
+        if sibling.awaited is None:
+            sibling.awaited_since = None
+        elif sibling.awaited_since is None or sibling.awaited_since[0] != sibling.fence:
+            sibling.awaited_since = (sibling.fence, now)
+        return sibling.awaited_since is not None and now - sibling.awaited_since[1] >= BEGIN_PATIENCE_S
+
+    def _stay_quiet(self, now: float) -> None:
+        """Another fence was not received in time: begin again later than the last time."""
         self._shared_at, self._quiet_s = now, min(2 * self._quiet_s, MAX_QUIET_S)
-        return self._give_up_beginning()
 
     def _give_up_beginning(self) -> Actions:
         for sibling in self._siblings.values():

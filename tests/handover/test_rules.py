@@ -83,7 +83,7 @@ def test_a_fence_of_an_earlier_link_does_not_count() -> None:
     run(Random(564), STEPS)
 
 
-@pytest.mark.parametrize(("fault", "seed"), [(NoFence, 7), (Hasty, 9), (Forgetful, 639)])
+@pytest.mark.parametrize(("fault", "seed"), [(NoFence, 7), (Hasty, 12), (Forgetful, 639)])
 def test_a_planted_fault_is_found(fault: type[Destinations], seed: int) -> None:
     """The seeds are the first that find it, of 0, 1, 2 and so on."""
     run(Random(seed), STEPS)
@@ -289,6 +289,32 @@ def test_after_a_beginning_that_has_failed_the_next_one_comes_later() -> None:
             failures.append(now)
     gaps = [later - earlier for earlier, later in pairwise(failures)]
     assert gaps == [3.0, 5.0, 9.0, 17.0, 33.0, 61.0, 61.0]
+
+
+def test_a_sibling_that_returns_records_and_receives_no_fence_does_not_keep_its_devices_waiting() -> None:
+    """It is cut off from Redis by itself. Its device goes on elsewhere meanwhile."""
+    here: set[str] = set()
+    rules = Destinations(here)
+    done: list[int] = []
+    actions = [*rules.up(2), *rules.announced(2, 1, ["a"], [])]
+    (ask,) = actions
+    assert isinstance(ask, Ask)
+    rules.fenced(2, ask.number)
+    rules.take(delivery(["a"], lambda: done.append(1)), 0.0)
+    (portion,) = rules.portions(2)
+    (route, *_) = rules.acknowledged(2, portion.number, {portion.number: [0]})
+    assert isinstance(route, Route)
+    rules.routed(route.number)
+    assert rules.take(delivery(["a"], lambda: done.append(2)), 1.0) == []
+    here.add("a")
+    assert [*rules.arrived("a"), *rules.announced(2, 2, [], ["a"]), *rules.look(1.0)] == []
+    for action in rules.look(1.0 + BEGIN_PATIENCE_S):
+        assert isinstance(action, Route)
+        rules.routed(action.number)
+    assert done == [1, 2]
+    assert rules.phase is Phase.OFF
+    (route,) = rules.take(delivery(["a"], lambda: done.append(3)), 2.5)
+    assert isinstance(route, Route), "what comes next does not wait at all"
 
 
 def test_a_route_at_which_the_router_fails_delays_no_device_that_joins_a_sibling() -> None:
