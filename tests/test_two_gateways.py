@@ -11,8 +11,9 @@ import pytest
 from websockets.asyncio.client import ClientConnection
 
 from cocoa_tornado.brokers.port import Batch
+from cocoa_tornado.connection import device_socket
 from cocoa_tornado.mailboxes.memory import MemoryMailbox
-from cocoa_tornado.mailboxes.port import Entry
+from cocoa_tornado.mailboxes.port import Entry, MailboxState
 from cocoa_tornado.presence.base import PresenceBase
 from cocoa_tornado.presence.grants import Grant, Lease
 from cocoa_tornado.presence.port import PresenceState
@@ -268,6 +269,7 @@ async def test_with_a_mailbox_a_device_gets_its_101_once_the_other_gateway_can_s
 ) -> None:
     a, b, mailbox = await shared(neighbors)
     b.gateway.presence.lease.is_shared = True  # as it is in Redis
+    monkeypatch.setattr(device_socket, "HOLD_S", 60.0)
     join, held = mailbox.join, asyncio.get_running_loop().create_future()
     joining: list[tuple[str, frozenset[Audience]]] = []
 
@@ -285,6 +287,22 @@ async def test_with_a_mailbox_a_device_gets_its_101_once_the_other_gateway_can_s
     doll = await connecting
     await a.publish("", "red", to={"group": "red"})
     assert await texts_of(doll, 1) == ["red"]
+    await a.stop()
+    await b.stop()
+
+
+@IN_MEMORY
+async def test_a_mailbox_that_is_not_ready_keeps_no_device_without_its_101(
+    neighbors: Neighbors, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a, b, mailbox = await shared(neighbors)
+    b.gateway.presence.lease.is_shared = True
+    monkeypatch.setattr(device_socket, "HOLD_S", 60.0)
+    opening = dataclasses.replace(mailbox.status(), state=MailboxState.OPENING)
+    monkeypatch.setattr(mailbox, "status", lambda: opening)
+    monkeypatch.setattr(mailbox, "join", lambda *_: asyncio.get_running_loop().create_future())
+    await b.connect("doll")
+    monkeypatch.undo()
     await a.stop()
     await b.stop()
 

@@ -17,6 +17,8 @@ from .sockets import half_close, peer_has_closed, tune_for_messages, unacknowled
 
 MOST_PER_WRITE = 128 * 1024
 """How much of a long write is tried in one turn of the loop, if the socket has not taken it at once."""
+HOLD_S = 1.0
+"""How long something may be held."""
 TLS_RECORD_BYTES = 16 * 1024
 """The most that TLS encrypts at once. What is encrypted has to be sent."""
 
@@ -26,12 +28,12 @@ class DeviceSocket:
 
     :param unread: bytes that were read from it already
     :param unsent: bytes to write before anything else
-    :param is_held: write nothing before :meth:`let_go` is called
+    :param is_held: write nothing before :meth:`let_go` is called, or :data:`HOLD_S` has passed
     :ivar has_failed: a write has failed, and nothing more is written. What was received may still be read
     """
 
     __slots__ = (
-        "_is_held",
+        "_hold",
         "_loop",
         "_on_readable",
         "_on_sent",
@@ -47,13 +49,13 @@ class DeviceSocket:
         self._loop = asyncio.get_running_loop()
         self._unread = unread
         self._unsent: memoryview | None = None
-        self._is_held = is_held and bool(unsent)
+        self._hold = self._loop.call_later(HOLD_S, self.let_go) if is_held and unsent else None
         self._taken_bytes = 0  # of writes that were not taken at once
         self._on_readable: Callable[[], None] | None = None  # while it is read from
         self._on_sent: Callable[[], None] | None = None
         self.has_failed = False
         tune_for_messages(sock)
-        if self._is_held:
+        if self._hold is not None:
             self._unsent = memoryview(unsent)
         elif unsent:
             self.write(unsent)
@@ -111,11 +113,18 @@ class DeviceSocket:
 
     def let_go(self) -> None:
         """Write what was held. Idempotent."""
-        if self._is_held and not self.is_closed:
-            self._is_held = False
+        if self._end_hold():
             self._send_rest()
             if self._unsent is not None:
                 self._watch_writing()
+
+    def _end_hold(self) -> bool:
+        """Whether something was held."""
+        if self._hold is None:
+            return False
+        self._hold.cancel()
+        self._hold = None
+        return True
 
     def write(self, data: bytes, on_sent: Callable[[], None] | None = None) -> bool:
         """Write; True if the socket has taken everything. Otherwise the rest is written as soon as possible, and
@@ -175,7 +184,7 @@ class DeviceSocket:
 
     def _watch_writing(self) -> None:
         """Have the event loop watch for room, or no longer."""
-        if self._is_held:
+        if self._hold is not None:
             return
         if self._unsent is not None:
             self._loop.add_writer(self._sock.fileno(), self._send_rest)
@@ -253,7 +262,7 @@ class DeviceSocket:
         """Close. No callback is called afterwards. Idempotent."""
         if self.is_closed:
             return
-        self._is_held = False
+        self._end_hold()
         self.stop_reading()
         self._stop_sending()
         self._unread = b""
@@ -323,7 +332,7 @@ class TlsDeviceSocket(DeviceSocket):
 
     @property
     def _has_to_write(self) -> bool:
-        return self._unsent is not None and not self._is_held
+        return self._unsent is not None and self._hold is None
 
     def _let_read_wait(self, *, for_room: bool) -> None:
         if for_room is not self._read_waits_for_room:

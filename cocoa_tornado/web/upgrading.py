@@ -18,6 +18,7 @@ from ..connection.device_socket import DeviceSocket, device_socket
 from ..connection.sockets import peer_has_closed
 from ..counters import count
 from ..errors import IdentityError
+from ..mailboxes.port import MailboxState
 from ..presence.grants import Grant
 from ..rules.box import Position
 from ..rules.handshake import switching_protocols
@@ -163,7 +164,12 @@ class Upgrader:
             now = devices.wall_clock()
             answer = unsent + switching_protocols(handshake.key, found.subprotocol, now)
             # Where other servers may read records for its user and groups, a device that has its answer is a member.
-            is_held = devices.mail is not None and grant.lease.is_shared
+            # A mailbox that is not ready keeps no device out: its box follows.
+            is_held = (
+                grant.lease.is_shared
+                and devices.mail is not None
+                and devices.mail.mailbox.status().state is MailboxState.READY
+            )
             device = device_socket(sock, unread, answer, is_held=is_held)
             ms = milliseconds(now - began_at)
             extra: dict[str, object] = {"ms": ms, "remote_ip": handshake.caller.ip, **who}

@@ -60,7 +60,8 @@ class Kernel(DeviceSocket):
     def __init__(self) -> None:
         self._unread, self._unsent, self._taken_bytes = b"", None, 0
         self._on_readable = self._on_sent = None
-        self.has_failed = self.is_shut = self._is_held = False
+        self.has_failed = self.is_shut = False
+        self._hold = None
         self.received, self.room = bytearray(), 0
 
     def _send(self, data: bytes | memoryview) -> int:

@@ -15,6 +15,7 @@ from unittest.mock import Mock
 
 import pytest
 
+from cocoa_tornado.connection import device_socket as device_socket_module
 from cocoa_tornado.connection.device_socket import TLS_RECORD_BYTES, DeviceSocket, TlsDeviceSocket, device_socket
 from testing.certificates import write_certificate
 from testing.waiting import eventually
@@ -329,6 +330,14 @@ async def test_what_is_held_is_sent_when_it_is_let_go_and_everything_else_after_
         near.let_go()
         assert near.write(b"and another", never)
         assert await far.receive(11) == b"and another"
+
+
+async def test_nothing_is_held_longer_than_its_bound(pair: MakePair, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device_socket_module, "HOLD_S", 0.01)
+    async with pair(unsent=b"an answer", is_held=True) as (near, far):
+        assert await far.receive(9) == b"an answer"
+        assert near.write(b"and more", never)
+        assert await far.receive(8) == b"and more"
 
 
 async def test_what_is_held_when_the_socket_closes_is_not_sent(pair: MakePair) -> None:
