@@ -253,12 +253,17 @@ class Router:
 
     def _on_lease(self, _: object) -> None:
         self._is_waiting = False
-        for flight in list(self._in_flight):  # devices that were here may be at other servers now
-            if flight.is_stored:
-                self._find_holders(flight)
-            else:
-                flight.stamp = ""
-        self._go_on()
+        try:
+            for flight in list(self._in_flight):  # devices that were here may be at other servers now
+                if flight.is_stored:
+                    self._find_holders(flight)
+                else:
+                    flight.stamp = ""
+            self._go_on()
+        finally:
+            self._route_held()
+
+    def _route_held(self) -> None:
         while self._held and not self._waits_for_lease():
             batch = self._held.popleft()
             try:
@@ -448,15 +453,14 @@ class Router:
             flight.is_stored = flight.is_given_up = True
         else:
             storing()
-            if flight.trace is not None:
-                flight.trace.stored_at_s = self._wall_clock()
-                flight.trace.to_append, flight.trace.numbers = flight.to_append, stored.result()
+            if self._memory is not None and flight.trace is not None:
+                self._memory.stored(flight.trace, flight.to_append, stored.result())
             self._find_holders(flight)  # now, even if earlier batches are still waiting
         self._go_on()
 
     def _note_forwarded(self, flight: _InFlight, server: str, parts: Sequence[Part]) -> None:
-        if flight.trace is not None and parts:
-            flight.trace.forwarded.append((self._wall_clock(), server, parts))
+        if self._memory is not None and flight.trace is not None and parts:
+            self._memory.forwarded(flight.trace, server, parts)
 
     def _find_holders(self, flight: _InFlight, asked: Holders | None = None) -> None:
         """The batch is stored, or need not be: look up the holders of the devices that are not here.

@@ -36,6 +36,8 @@ OFFSET_BYTES: Final = 40
 """What a batch takes for each record, beside the record itself: its offset."""
 NOTE_BYTES: Final = 200
 RECIPIENT_BYTES: Final = 16
+PART_BYTES: Final = 100
+"""What a message that is stored or forwarded takes."""
 SLICE: Final = 2_000
 """So many records or notes are searched between two pauses: about half a millisecond."""
 
@@ -60,7 +62,8 @@ class Note(NamedTuple):
 
     @property
     def size(self) -> int:
-        return NOTE_BYTES + len(self.body) + RECIPIENT_BYTES * len(self.recipients)
+        numbers = PART_BYTES * len(self.numbers) if self.numbers else 0
+        return NOTE_BYTES + len(self.body) + RECIPIENT_BYTES * len(self.recipients) + numbers
 
 
 @dataclass(slots=True, eq=False)
@@ -215,6 +218,28 @@ class TraceMemory:
         if self._bytes > self._max_bytes:
             self._make_room()
         return batch
+
+    def stored(
+        self, batch: BatchTrace, to_append: Sequence[tuple[int, str | None]], numbers: Sequence[int | None]
+    ) -> None:
+        """The messages of a batch were stored."""
+        batch.stored_at_s, batch.to_append, batch.numbers = self.wall_clock(), to_append, numbers
+        self._enlarge(batch, PART_BYTES * len(to_append))
+
+    def forwarded(self, batch: BatchTrace, server: str, parts: Sequence[tuple[int, str | None]]) -> None:
+        """Messages of a batch were given to the relay.
+
+        :param server: '': whichever holds the device
+        """
+        batch.forwarded.append((self.wall_clock(), server, parts))
+        self._enlarge(batch, PART_BYTES * len(parts))
+
+    def _enlarge(self, batch: BatchTrace, size: int) -> None:
+        if self._batches and batch.number >= self._batches[0].number:  # else it is forgotten
+            batch.size += size
+            self._bytes += size
+            if self._bytes > self._max_bytes:
+                self._make_room()
 
     def note(self, body: bytes, timestamp_ms: int, device_id: str | None, outcome: Outcome) -> None:
         """A message did not take the usual way.

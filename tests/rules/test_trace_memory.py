@@ -12,7 +12,7 @@ from cocoa_tornado.rules.addressing import Options
 from cocoa_tornado.rules.box import Lane
 from cocoa_tornado.rules.records import Record
 from cocoa_tornado.rules.retracted import RetractedRun
-from cocoa_tornado.rules.trace_memory import SLICE, Found, Outcome, TraceMemory, outcome_in_box
+from cocoa_tornado.rules.trace_memory import SLICE, BatchTrace, Found, Outcome, TraceMemory, outcome_in_box
 
 SOURCE = "results/0"
 
@@ -89,6 +89,18 @@ def test_a_memory_of_nothing_remembers_nothing() -> None:
     assert (payloads(memory, "results/0/0"), memory.size) == ([], 0)
 
 
+def test_what_is_stored_or_forwarded_for_many_devices_counts() -> None:
+    memory = memory_of()
+    batch = memory.remember([record(0)], [0], [(SOURCE, 1)])
+    before = memory.size
+    parts = [(0, f"device-{number}") for number in range(1_000)]
+    memory.stored(batch, parts, range(1_000))
+    memory.forwarded(batch, "other", parts)
+    assert memory.size == before + 200_000
+    memory.note_recipients(b"{}", 7, [], {f"device-{number}": number for number in range(500)})
+    assert memory.size > before + 250_000
+
+
 def test_a_long_search_pauses() -> None:
     memory = memory_of(100_000_000)
     for first in range(0, 4 * SLICE, 100):
@@ -98,19 +110,26 @@ def test_a_long_search_pauses() -> None:
 
 
 @given(
-    st.lists(st.one_of(st.integers(1, 40), st.sampled_from(["note"])), max_size=60),
+    st.lists(st.one_of(st.integers(1, 40), st.sampled_from(["note", "stored", "forwarded"])), max_size=60),
     st.integers(0, 60_000),
 )
 def test_it_keeps_its_bound_and_no_batch_without_its_notes(events: list[int | str], bound: int) -> None:
     """A batch is forgotten with all before it, and none that is remembered lacks a note."""
     memory, offset = TraceMemory(bound, lambda: 0.0), 0
     noted: deque[tuple[int, Outcome]] = deque()
+    batches: list[BatchTrace] = []
     for event in events:
         if isinstance(event, int):
             records = [record(offset + at) for at in range(event)]
-            memory.remember(records, range(offset, offset + event), [(SOURCE, event)])
+            batches.append(memory.remember(records, range(offset, offset + event), [(SOURCE, event)]))
             offset += event
-        elif offset:
+        elif event == "stored" and batches:
+            batch = batches[len(batches) // 2]  # it may be forgotten already
+            parts = [(at, "doll") for at in range(len(batch.records))]
+            memory.stored(batch, parts, range(len(parts)))
+        elif event == "forwarded" and batches:
+            memory.forwarded(batches[-1], "other", [(0, "doll")] * 30)
+        elif event == "note" and offset:
             memory.note(b'{"n":%d}' % (offset - 1), 7, "doll", "overflow")
             noted.append((offset - 1, "overflow"))
         assert 0 <= memory.size <= bound
