@@ -153,7 +153,7 @@ class Load(Conversation):
             times count from the moment at which each was to begin
         """
         wanted = {"port": self.port, "first": first, "count": count, "at_once": at_once, "within_s": patience_s}
-        wanted["rate"] = rate
+        wanted["connect_rate"] = rate
         return self.ask("connect", patience_s + SPARE_PATIENCE_S, grouped=grouped, **wanted)
 
     def connect_all(self, count: int, at_once: int, patience_s: float, grouped: bool = False) -> dict[str, Any]:

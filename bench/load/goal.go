@@ -17,8 +17,8 @@ type connecting struct {
 	Count   int     `json:"count"`
 	AtOnce  int     `json:"at_once"`
 	WithinS float64 `json:"within_s"`
-	Grouped bool    `json:"grouped"` // the tokens of new devices name the group of all
-	Rate    float64 `json:"rate"`    // devices a second, however many are still trying; 0: as fast as AtOnce allows
+	Grouped bool    `json:"grouped"`      // the tokens of new devices name the group of all
+	Rate    float64 `json:"connect_rate"` // devices a second, however many are still trying; 0: as fast as AtOnce allows
 }
 
 // connected is its answer. Times are from the command to each device's 101; with a rate, from the moment at which the
