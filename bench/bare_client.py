@@ -19,7 +19,7 @@ class BareClient(asyncio.Protocol):
 
     def on_event(self, event: Any) -> None:
         """The response to the handshake, or a frame."""
-        raise NotImplementedError
+        raise NotImplementedError  # each kind of client has its own
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)

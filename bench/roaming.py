@@ -11,7 +11,7 @@ What counts is only what the clients see, on one clock:
 
 - A connection is *open* from the moment at which its client learns that it is admitted (here the 101, with Centrifugo
   and Socket.IO their connect message) until its client ends it or sees that it has ended. One that a client left
-  half-open is not open, since nobody reads it.
+  half-open is not open, because no client reads it.
 - *Two open*: two connections of one device were open. Where the newest wins, as with Centrifugo and Socket.IO, they
   always are until the close of the old one has arrived, so those of at most 100 ms are counted apart (*brief*).
 - *Two served*: each of two open connections received a message that was published after both were admitted. It lasts
@@ -21,7 +21,7 @@ What counts is only what the clients see, on one clock:
 - *Twice*: messages that arrived at two connections of a device, whenever.
 
 A message is stamped before it is handed to the contender, so one that was under way when a device moved counts nowhere
-but under *twice*, if it arrived twice. Lost messages are not counted: nobody has a mailbox or a history here. The
+but under *twice*, if it arrived twice. Lost messages are not counted: no side has a mailbox or a history here. The
 publisher of Centrifugo and Socket.IO uses the server that has no fault. A paused process stays paused; of this project,
 ``serve --workers`` and a systemd watchdog would kill it after 3 s.
 """

@@ -1,5 +1,5 @@
 """The devices of the roaming test: several clients of each, which race, move, and leave connections half-open. They do
-the same whatever they talk to."""
+the same for every side."""
 
 from __future__ import annotations
 
@@ -209,7 +209,7 @@ class Client:
         visit.ended = time.monotonic_ns()
 
     def _leave(self, how: str) -> None:
-        """After that the client counts as disconnected, whatever the server knows."""
+        """After that the client counts as disconnected, even if the server has not noticed."""
         assert self._connection is not None
         assert self._visit is not None
         assert self._listening is not None

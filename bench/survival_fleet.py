@@ -119,7 +119,7 @@ class Visitor:
 
     async def _visit(self, enough: Callable[[], bool], stay_s: float) -> bool:
         """Connect, and stay until enough has arrived and the time is over. Returns whether the device was admitted."""
-        raise NotImplementedError
+        raise NotImplementedError  # each fleet has its own
 
     def _note_refusal(self, refusal: InvalidStatus) -> int:
         """Count a refused handshake; returns its status."""

@@ -17,7 +17,7 @@ from ..rules.close_codes import DISCONNECTED
 from .servers import Topic
 
 POLL_S: Final = 2.0
-"""How soon a server notices a change of which nobody has notified it."""
+"""How soon a server notices a change that it was not notified of."""
 PATIENCE_S: Final = 2.0
 
 log = logging.getLogger("cocoa.admin")

@@ -42,7 +42,7 @@ async def judge_token(token: str, keys: KeyStore, device_keys: KeyStore, now: fl
     """Return the operator that a token stands for.
 
     :param now: Unix seconds
-    :raises IdentityError: it stands for nobody
+    :raises IdentityError: it is not valid
     :raises WrongKind: it stands for a device
     """
     try:
