@@ -54,6 +54,17 @@ class SpeechCounters:
 
 
 @dataclass(slots=True)
+class CanaryCounters:
+    """Counters of this server's canaries (``rules/canaries.py``)."""
+
+    sent: int = 0
+    lost: int = 0  # of those, not arrived within the deadline
+    leaked: int = 0  # arrivals at a canary that the message was not for
+    routed: int = 0  # messages that the router has given to a canary; they are in Counters.routed, too
+    seconds: Histogram = field(default_factory=Histogram)
+
+
+@dataclass(slots=True)
 class Counters:
     """Counters of the web layer and the router."""
 
@@ -83,6 +94,7 @@ class Counters:
     latency: Histogram = field(default_factory=Histogram)
     loop_lag: Histogram = field(default_factory=Histogram)
     speech: SpeechCounters = field(default_factory=SpeechCounters)
+    canary: CanaryCounters = field(default_factory=CanaryCounters)
 
 
 def count(counter: dict[str, int], label: str, amount: int = 1) -> None:

@@ -13,6 +13,7 @@
     |-- BrokerError         the broker rejected a record, or is unreachable
     |   |-- BrokerClosed    publish after close
     |   |-- RecordTooLarge  the record exceeds the topic's limit
+    |   |-- WriteDenied     the gateway may not write to the topic
     |   |-- RecordGone      the quarantine topic has no such record
     |   `-- AlreadyRequeued  the record has been requeued before
     |-- ProbeError          probe-device cannot start, in probe/verdicts.py
@@ -114,6 +115,10 @@ class BrokerClosed(BrokerError):
 
 class RecordTooLarge(BrokerError):
     """The record exceeds the broker's size limit; its producer must send smaller ones."""
+
+
+class WriteDenied(BrokerError):
+    """The brokers do not allow this client to write to the topic."""
 
 
 class RecordGone(BrokerError):

@@ -117,13 +117,14 @@ class Hub:
         self._identities: dict[str, DeviceIdentity] = {}
         self._users: Members[int | str] = Members()
         self._groups: Members[str] = Members()
+        self._canaries: dict[str, Client] = {}
         self._registered = 0
         self._ending: dict[Grant, Client] = {}  # have ended, but presence does not know yet
         self._on_arrival: Callable[[str], None] = _nothing
         self._on_departure: Callable[[str], None] = _nothing
 
     def __repr__(self) -> str:
-        return f"<Hub {self._registered} connections of {len(self._clients)} devices>"
+        return f"<Hub {self._registered} connections of {len(self._identities)} devices>"
 
     def __len__(self) -> int:
         """Connections now."""
@@ -131,7 +132,7 @@ class Hub:
 
     def __iter__(self) -> Iterator[Client]:
         """A snapshot of all connections."""
-        return iter([client for clients in self._clients.values() for client in clients])
+        return iter([client for device_id in self._identities for client in self._clients[device_id]])
 
     def watch(self, on_arrival: Callable[[str], None], on_departure: Callable[[str], None]) -> None:
         """Call one function with each device that connects, and the other one with each that has no connection here
@@ -178,6 +179,24 @@ class Hub:
         shared: until then, presence reaches the connection, and may give it another grant."""
         self._ending.pop(client.grant, None)
 
+    def add_canary(self, client: Client) -> None:
+        """A canary (``rules/canaries.py``) is connected: messages for it go to this client, as to a device. It is no
+        device: it is not counted, iterated or listed, has no user and no group, and is not one of all devices."""
+        device_id = client.grant.device_id
+        self._clients[device_id], self._canaries[device_id] = [client], client
+        if self._receiving is not self._clients:
+            self._receiving[device_id] = [client]
+        self._on_arrival(device_id)
+
+    def remove_canary(self, client: Client) -> None:
+        """Remove this very client. Idempotent."""
+        device_id = client.grant.device_id
+        if self._canaries.get(device_id) is not client:
+            return
+        del self._canaries[device_id], self._clients[device_id]
+        self._receiving.pop(device_id, None)
+        self._on_departure(device_id)
+
     @property
     def has_stand_bys(self) -> bool:
         """Whether only one of a device's connections gets its messages."""
@@ -204,16 +223,16 @@ class Hub:
 
     @property
     def connected(self) -> Mapping[str, Sequence[Client]]:
-        """The devices that are connected, each with the connections that get its messages, oldest first: a live view.
-        The sequences do not change; another takes their place."""
+        """The devices that are connected, and the canaries, each with the connections that get its messages, oldest
+        first: a live view. The sequences do not change; another takes their place."""
         return self._receiving
 
     def devices(self) -> Collection[str]:
         """The devices that are connected: a live view."""
-        return self._clients.keys()
+        return self._identities.keys()
 
     def is_device_connected(self, device_id: str) -> bool:
-        return device_id in self._clients
+        return device_id in self._identities
 
     def get_client_by_device(self, device_id: str) -> Client | None:
         """The device's connection; the newest, where it may hold several."""
@@ -295,7 +314,7 @@ class Hub:
         return None if client is None else client.health
 
     def lease_lost(self, lease: Lease) -> None:
-        for client in (*self, *self._ending.values()):
+        for client in (*self, *self._canaries.values(), *self._ending.values()):
             if client.grant.lease is lease:
                 client.drop(GOING_AWAY)
 
@@ -308,7 +327,7 @@ class Hub:
         client.regrant(new)
 
     def resumed(self) -> None:
-        for client in self:
+        for client in (*self, *self._canaries.values()):
             client.resume()
 
     def _find(self, grant: Grant) -> Client | None:

@@ -15,7 +15,7 @@ from prometheus_client.registry import Collector
 from cocoa_tornado import __version__
 
 from .brokers.port import BrokerCounters, BrokerState, BrokerStatus, QuarantineState
-from .counters import Counters, Histogram
+from .counters import CanaryCounters, Counters, Histogram
 from .hub import Hub
 from .mailboxes.port import Mailbox, MailboxState
 from .presence.port import Presence, PresenceState, PresenceStatus
@@ -86,7 +86,8 @@ class GatewayCollector(Collector):
         )
         if presence.lease.is_shared:
             yield from _presence(presence.status())
-        yield _total("cocoa_messages_routed", "Messages queued for a connected device", counters.routed)
+        routed = counters.routed - counters.canary.routed
+        yield _total("cocoa_messages_routed", "Messages queued for a connected device", routed)
         yield _total("cocoa_messages_unknown_device", "Messages for a device not connected", counters.unknown_device)
         over = "Records handed over to other workers of this machine, which have their devices"
         yield _total("cocoa_records_handed_over", over, counters.handed_over)
@@ -104,6 +105,7 @@ class GatewayCollector(Collector):
         yield _total("cocoa_device_messages_dropped", "Text messages from devices, dropped unpublished", dropped)
         yield _total("cocoa_audio_messages_ignored", "Binary messages while speech is off", counters.audio_ignored)
         yield _histogram("cocoa_delivery_latency_seconds", "From record timestamp to socket write", counters.latency)
+        yield from _canaries(counters.canary)
         yield _total("cocoa_log_lines_lost", "Log lines that could not be written", self._log_lines_lost())
         yield _histogram("cocoa_loop_lag_seconds", "How late the event loop runs its timers", counters.loop_lag)
 
@@ -203,6 +205,13 @@ class MetricsPage:
 
 def _histogram(name: str, text: str, histogram: Histogram) -> HistogramMetricFamily:
     return HistogramMetricFamily(name, text, buckets=histogram.cumulative(), sum_value=histogram.total)
+
+
+def _canaries(canary: CanaryCounters) -> Iterator[Metric]:
+    yield _total("cocoa_canary_sent", "Canary messages sent", canary.sent)
+    yield _total("cocoa_canary_lost", "Canary messages that did not arrive in time", canary.lost)
+    yield _total("cocoa_canary_leaked", "Messages that reached a canary that they were not for", canary.leaked)
+    yield _histogram("cocoa_canary_seconds", "From sending a canary message to its arrival", canary.seconds)
 
 
 def _presence(status: PresenceStatus) -> Iterator[Metric]:

@@ -23,6 +23,7 @@ from .admin.routes import admin_routes, answer_queries
 from .admin.servers import Servers
 from .admin.traces import Traces
 from .brokers.port import Batch, Broker
+from .canaries import Canaries
 from .connection.device_context import DeviceContext
 from .connection.flusher import Flushed, Flusher, Housekeeping
 from .connection.intake import IntakeGate
@@ -47,7 +48,7 @@ from .rules.buffers import Use
 from .rules.byte_budget import ByteBudget
 from .rules.close_codes import GOING_AWAY
 from .rules.departure import reconnect_delays, reconnect_notice
-from .rules.readiness_report import Readiness
+from .rules.readiness_report import OFF, Readiness
 from .rules.records import decode
 from .rules.trace_memory import TraceMemory
 from .rules.upload import AudioLimits
@@ -142,6 +143,7 @@ class Gateway:
         self._devices: DeviceContext | None = None
         self._revocation: Revocation | None = None
         self._web: WebContext | None = None
+        self.canaries = self._make_canaries()
         self._opened = contextlib.AsyncExitStack()
         self._deadline = math.inf
         self._connections_cut = 0
@@ -232,6 +234,24 @@ class Gateway:
         if self.transcriber is not None:
             opened.push_async_callback(self._within, self.transcriber.drain, SHARE_OF_GRACE_FOR_SPEECH)
         self.broker.start(sink, decode)
+        if self.canaries is not None:
+            opened.callback(self.canaries.stop)
+            self.canaries.start()
+
+    def _make_canaries(self) -> Canaries | None:
+        settings = self.settings
+        if not settings.canary_interval_s:
+            return None
+        return Canaries(
+            self.hub,
+            self.presence,
+            self.broker,
+            self.counters.canary,
+            settings.kafka_results_topic,
+            settings.canary_interval_s,
+            self._clock,
+            self._wall_clock,
+        )
 
     def _open_admin_listener(self, front: RequestFilter) -> None:
         """It serves until the devices have been sent away."""
@@ -420,6 +440,7 @@ class Gateway:
             blocked=self.blocks.blocked,
             bodies=ByteBudget(settings.buffers["bodies"]),
             siblings=self._siblings,
+            canary=(lambda: OFF) if self.canaries is None else self.canaries.part,
         )
 
     def metrics(self) -> str:
@@ -503,10 +524,11 @@ class Gateway:
     async def drain_and_stop(self) -> None:
         """Hand the devices over and stop, within ``drain_grace``. Calling it again waits for the same end.
 
-        In this order: ready turns 503 and new connections and audio streams get 503 with Retry-After; after
-        ``drain_delay`` the audio streams under way come to their end, and their words back from the broker (in half of
-        the time that is left, at most); reading stops, what was read is routed and its offsets are committed; every
-        device is sent what is queued for it and closed with 1001; what devices have said is flushed to the broker.
+        In this order: the canaries stop; ready turns 503 and new connections and audio streams get 503 with
+        Retry-After; after ``drain_delay`` the audio streams under way come to their end, and their words back from the
+        broker (in half of the time that is left, at most); reading stops, what was read is routed and its offsets are
+        committed; every device is sent what is queued for it and closed with 1001; what devices have said is flushed to
+        the broker.
         """
         if self._stopping is None:
             self._stopping = asyncio.ensure_future(self._drain_and_stop())
@@ -515,6 +537,8 @@ class Gateway:
     async def _drain_and_stop(self) -> None:
         self._deadline = self._clock() + self.settings.drain_grace_s
         self.presence.drain()
+        if self.canaries is not None:
+            self.canaries.stop()
         log.info("draining", extra={"connections": len(self.hub), "grace_s": self.settings.drain_grace_s})
         await asyncio.sleep(min(self.settings.drain_delay_s, self.settings.drain_grace_s))
         await self._opened.aclose()

@@ -132,6 +132,10 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("hub", "presence.port", "presence.grants", "transcriber"),
         *("counters", "brokers.port", "mailboxes.port", "rules", "errors"),
     },
+    "canaries": {
+        *("connection", "hub", "presence.port", "presence.grants", "counters"),
+        *("brokers.port", "rules", "errors"),
+    },
     "live": {"identity", "connection.limits", "presence.grants", "transcriber", "rules"},
     "web.listening_sockets": {"errors", "rules"},
     "web": {
@@ -198,6 +202,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "mailboxes",
         "mailboxes.port",
         "sweeper",
+        "canaries",
         "transcriber",
         "speech",
         "speech.port",

@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 from kafka import errors as kafka_errors
 
-from ..errors import BrokerClosed, BrokerError, RecordTooLarge
+from ..errors import BrokerClosed, BrokerError, RecordTooLarge, WriteDenied
 from ..rules.backoff import Backoff
 from ..rules.rate import LineBudget, RateLimit
 from .kafka_clients import KafkaClients, TopicLook, close_producer
@@ -443,7 +443,11 @@ class Publisher:
 
 
 def _refusal(record: Outgoing, error: BaseException) -> BrokerError:
-    kind = RecordTooLarge if isinstance(error, TOO_LARGE_ERRORS) else BrokerError
+    kind: type[BrokerError] = BrokerError
+    if isinstance(error, TOO_LARGE_ERRORS):
+        kind = RecordTooLarge
+    elif isinstance(error, kafka_errors.AuthorizationError):
+        kind = WriteDenied
     refusal = kind(f"a record for {record.topic} ({record.size} bytes) was refused: {describe(error)}")
     refusal.__cause__ = error
     return refusal

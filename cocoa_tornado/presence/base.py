@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from typing import assert_never
 
@@ -111,6 +111,9 @@ class PresenceBase:
     @property
     def slots_taken(self) -> int:
         return len(self._slots)
+
+    def exempt(self, device_ids: Collection[str]) -> None:
+        self._slots.uncounted = device_ids
 
     def drain(self) -> None:
         self._slots.draining = True

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import enum
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -172,7 +172,10 @@ class Presence(Protocol):
 
     @property
     def slots_taken(self) -> int:
-        """How many slots this server holds, or has reserved for upgrades."""
+        """How many slots this server holds, or has reserved for upgrades, without those of :meth:`exempt`."""
+
+    def exempt(self, device_ids: Collection[str]) -> None:
+        """Don't count the slots of these devices, which may also connect when this server is full."""
 
     def start(self, incumbents: Incumbents) -> None:
         """Join the other servers. Returns at once, and retries while the store is unavailable."""

@@ -45,12 +45,14 @@ class Slots:
     :param server: its epoch
     :param limits: returns the current limits; lower limits end no connection
     :ivar lease: of the epoch. Without a valid one, this server says of no connection that it is alive
+    :ivar uncounted: devices whose slots don't count, and that may connect when this server is full
     """
 
     def __init__(self, server: str, limits: Callable[[], SlotLimits]) -> None:
         self.server = server
         self.lease = Lease(server)
         self.limits = limits
+        self.uncounted: Collection[str] = ()
         self.draining = False
         self._devices: dict[str, DeviceSlots] = {}
         # Devices of which nothing is known here but one claim, which the store has not answered yet; with the time of
@@ -64,7 +66,7 @@ class Slots:
 
     def __len__(self) -> int:
         """Slots taken: held and reserved."""
-        return self._taken
+        return self._taken - sum(map(self.taken, self.uncounted))
 
     def taken(self, device_id: str) -> int:
         """How many slots of this server a device holds or has reserved."""
@@ -88,11 +90,11 @@ class Slots:
             return "draining"
         if self.taken(device_id) >= self.limits().per_device:
             return "device"
-        return "full" if self._is_full else None
+        return "full" if self._is_full_for(device_id) else None
 
-    @property
-    def _is_full(self) -> bool:
-        return 0 < self.limits().total <= self._taken
+    def _is_full_for(self, device_id: str) -> bool:
+        total = self.limits().total
+        return 0 < total <= self._taken and total <= len(self) and device_id not in self.uncounted
 
     # -- a device with no other connection
 
@@ -103,7 +105,7 @@ class Slots:
         This is for stores that answer at once. Ask the store before calling anything else here. Pass its grant to
         :meth:`reserve`; if it refuses, drop the claim and call :meth:`request`.
         """
-        if device_id in self._devices or device_id in self._alone or self.draining or self._is_full:
+        if device_id in self._devices or device_id in self._alone or self.draining or self._is_full_for(device_id):
             return None
         self._number += 1
         return Claim(self.server, self._number)
@@ -124,7 +126,9 @@ class Slots:
         """The store has granted a claim. If nothing has happened to the device since :meth:`claim_alone`, the slot is
         reserved, as after ``Admit``. Otherwise do nothing: :meth:`granted` decides."""
         alone = self._alone.get(grant.device_id)
-        if alone is None or alone[0] != grant.claim or self._is_full or not grant.lease.is_valid(now):
+        if alone is None or alone[0] != grant.claim or not grant.lease.is_valid(now):
+            return False
+        if self._is_full_for(grant.device_id):
             return False
         del self._alone[grant.device_id]
         self.reserve(grant)
@@ -233,9 +237,9 @@ class Slots:
         if claim not in queue.waiting:
             todo.append(Release(device_id, claim))
             self._notify(device_id, claim, early, "gone", now, todo)
-        elif self._is_full or not grant.lease.is_valid(now):
+        elif (is_full := self._is_full_for(device_id)) or not grant.lease.is_valid(now):
             del queue.waiting[claim]
-            todo += [Release(device_id, claim), Refuse(claim, "full" if self._is_full else "presence")]
+            todo += [Release(device_id, claim), Refuse(claim, "full" if is_full else "presence")]
             self._notify(device_id, claim, early, "gone", now, todo)
         else:
             del queue.waiting[claim]

@@ -11,6 +11,7 @@ from ..brokers.port import Batch
 from ..counters import Counters, count
 from ..hub import Hub
 from ..mailboxes.port import FanOutStep, Mailbox
+from ..rules.canaries import is_canary
 from ..rules.frames import text_frame
 from ..rules.rate import LineBudget, RateLimit
 from ..rules.records import Record
@@ -211,6 +212,8 @@ class LocalDelivery:
         self, device_id: str, payload: bytes, timestamp_ms: int, outcome: Outcome = "not_connected"
     ) -> None:
         """No server holds this device: drop the message."""
+        if is_canary(device_id):
+            return  # its server has stopped, or misses the message
         self._counters.unknown_device += 1
         if self._memory is not None:
             self._memory.note(payload, timestamp_ms, device_id, outcome)

@@ -12,7 +12,7 @@ from typing import Final, Literal, NamedTuple, TypeAlias, TypeGuard
 from msgspec import Raw
 
 from ..routing.address import Address, Devices, Everyone, Group, User
-from .identity import is_device_id, is_group, is_user_id
+from .identity import CANARY_PREFIX, is_device_id, is_group, is_user_id
 from .lossless_json import Repeating, is_too_deep, parse
 
 FIELDS: Final = ("to", "except", "priority", "ttl", "collapse_key", "id")
@@ -170,9 +170,9 @@ def _read_header(value: bytes | None) -> object:
 def _read_to(to: object) -> Address:
     if isinstance(to, dict) and not isinstance(to, Repeating) and len(to) == 1:
         [(kind, value)] = to.items()
-        if kind == "device" and is_device_id(value):
+        if kind == "device" and is_device_id(value) and not _is_canary(value):
             return value
-        if kind == "devices" and (names := _read_devices(value)):
+        if kind == "devices" and (names := _read_devices(value)) and not any(map(_is_canary, names)):
             return names[0] if len(names) == 1 else Devices(names)
         if kind == "user" and (user_id := _read_user_id(value)) is not None:
             return User(user_id)
@@ -206,6 +206,11 @@ def _read_devices(value: object) -> tuple[str, ...] | None:
     if isinstance(value, list) and len(value) <= MAX_DEVICES and all(map(is_device_id, value)):
         return tuple(dict.fromkeys(value))
     return None
+
+
+def _is_canary(device_id: str) -> bool:
+    """Canaries (``rules/canaries.py``) have no place in ``to``."""
+    return device_id.startswith(CANARY_PREFIX)
 
 
 def _read_user_id(value: object) -> int | str | None:

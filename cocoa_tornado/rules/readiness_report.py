@@ -6,11 +6,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-ADVISORY: Final = frozenset({"quarantine"})
+ADVISORY: Final = frozenset({"quarantine", "canary"})
 """Parts without which a record produced from now on is delivered all the same."""
 
 ReadinessPart = Mapping[str, Any]
 """``ok``, ``state``, and perhaps more."""
+OFF: Final[ReadinessPart] = {"ok": True, "state": "off"}
+"""What is not in use."""
 
 
 @dataclass(frozen=True, slots=True)

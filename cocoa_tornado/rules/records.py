@@ -15,7 +15,9 @@ import msgspec
 
 from ..routing.address import Address
 from .addressing import FIELDS, Headers, InvalidField, Options, fields_in_headers, read_fields, take_fields
-from .identity import is_device_id
+from .canaries import OPTIONS as CANARY_OPTIONS
+from .canaries import has_canary_header, is_canary
+from .identity import CANARY_PREFIX, is_device_id
 from .lossless_json import Repeating, is_too_deep, parse
 
 MAX_RECORD_BYTES: Final = 1024 * 1024
@@ -31,7 +33,9 @@ REASONS: Final = frozenset(
         "duplicate_device",  # device_id occurs twice: parsers differ on which one counts
         "headers",  # they cannot be read, so who is addressed is not known: a name that is not UTF-8
         *FIELDS,  # the field of this name is invalid, in the value or in a header (rules/addressing.py)
-        "no_device",  # no to, and device_id is absent, mistyped, empty, too long, or has control characters
+        # No to, and device_id is absent, mistyped, empty, too long, or has control characters; or it is a canary's, and
+        # the record is no canary message (rules/canaries.py).
+        "no_device",
         "not_unicode",  # an escaped lone surrogate, which a text message cannot carry
     }
 )
@@ -114,7 +118,7 @@ def decode(
             plain = _decode_plain(key, value, timestamp_ms)
             if plain is not None:
                 return _with_options(plain, given) if given else plain
-        return _decode_any(key, value, timestamp_ms, given or {})
+        return _decode_any(key, value, timestamp_ms, given or {}, headers)
     except RecursionError:  # the caller has used up nearly all of the stack: MAX_NESTING alone never does
         return Rejected("too_deep")
 
@@ -142,7 +146,7 @@ def _decode_plain(key: bytes | None, value: bytes, timestamp_ms: int) -> Record 
         device_id = fields["device_id"]
     except (msgspec.MsgspecError, UnicodeDecodeError, KeyError):
         return None
-    if compact.count(b'":') != len(fields) or not is_device_id(device_id):
+    if compact.count(b'":') != len(fields) or not is_device_id(device_id) or device_id.startswith(CANARY_PREFIX):
         return None
     # "type" and all of FIELDS. Single look-ups take less time than an intersection of sets.
     if "type" in fields or "to" in fields or "except" in fields or "priority" in fields:
@@ -164,8 +168,17 @@ def _with_options(record: Record, from_headers: Mapping[str, object]) -> Decoded
         return Rejected(invalid.field)
 
 
-def _decode_any(key: bytes | None, value: bytes, timestamp_ms: int, from_headers: Mapping[str, object]) -> Decoded:
-    """Decode any record, or return why it is invalid."""
+def _decode_any(
+    key: bytes | None,
+    value: bytes,
+    timestamp_ms: int,
+    from_headers: Mapping[str, object],
+    headers: Headers | None = None,
+) -> Decoded:
+    """Decode any record, or return why it is invalid.
+
+    :param from_headers: the fields in ``headers``
+    """
     record = _parse_object(value)
     if isinstance(record, Rejected):
         return record
@@ -184,6 +197,10 @@ def _decode_any(key: bytes | None, value: bytes, timestamp_ms: int, from_headers
         device_id = record.get("device_id")
         if not is_device_id(device_id):
             return Rejected("no_device")
+        if is_canary(device_id):
+            if not has_canary_header(headers):
+                return Rejected("no_device")
+            options = CANARY_OPTIONS
         address = device_id
     record.pop("type", None)
     try:

@@ -399,6 +399,15 @@ class Settings(KafkaSettings, PresenceSettings):
         "Memory for the last messages and what became of them, about; 0: none are remembered.",
         "The admin API shows them. If that is disabled at the start, nothing is remembered.",
     )
+    canary_interval_s: Annotated[float, Meta(ge=0, le=3600), Duration] = row(
+        BROKER,
+        0.0,
+        "Interval between messages to this server's two canaries, through the broker; 0: there are none.",
+        "The canaries are built-in devices, which prove all the time that messages arrive, and at no other device. The "
+        "metrics ``cocoa_canary_lost_total`` and ``cocoa_canary_leaked_total``, and the part ``canary`` of "
+        "``/api/v1/ready``, show it. With Kafka, the gateway must be allowed to write to the results topic "
+        "(docs/operations.rst).",
+    )
     publish_queue_records: Annotated[int, Meta(ge=1, le=10_000_000)] = row(
         BROKER, 10_000, "Records that may wait to be published before devices are read more slowly."
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from types import TracebackType
@@ -26,7 +26,7 @@ from ..rules.cors import cors_headers
 from ..rules.identity import DeviceIdentity, TokenPolicy, find_token
 from ..rules.origins import Network, find_caller
 from ..rules.rate import Allowances, LineBudget, RateLimit
-from ..rules.readiness_report import Readiness, ReadinessPart
+from ..rules.readiness_report import OFF, Readiness, ReadinessPart
 from ..speech.port import SpeechState
 from ..workers.port import Siblings
 from .answers import Answer
@@ -58,6 +58,7 @@ class WebContext:
     :ivar audio: None while speech is off
     :ivar bodies: what all bodies that are read whole may hold together
     :ivar siblings: None unless this server is one of several workers under a parent
+    :ivar canary: returns what the canaries say of themselves
     :ivar guesses: wrong credentials, by address; :ivar publishing: records over HTTP, by device
     """
 
@@ -77,6 +78,7 @@ class WebContext:
     blocked: Blocked = field(default_factory=Blocked)
     publishing: Allowances = field(default_factory=lambda: Allowances(MAX_CLIENTS))
     siblings: Siblings | None = None
+    canary: Callable[[], ReadinessPart] = lambda: OFF
 
     def readiness(self) -> Readiness:
         """This server's parts. What is off is ready; the details are in the log, for this page is open to anyone."""
@@ -86,6 +88,7 @@ class WebContext:
         parts: dict[str, ReadinessPart] = {
             "broker": {"ok": broker.state is BrokerState.READY, "state": broker.state.value},
             "quarantine": {"ok": quarantine is not QuarantineState.UNAVAILABLE, "state": quarantine.value},
+            "canary": self.canary(),
             "mailbox": self._mailbox(),
             "presence": self._presence(),
             "speech": self._speech(),
@@ -103,13 +106,13 @@ class WebContext:
     def _mailbox(self) -> ReadinessPart:
         mail = self.devices.mail
         if mail is None:
-            return {"ok": True, "state": "off"}
+            return OFF
         state = mail.mailbox.status().state
         return {"ok": state is MailboxState.READY, "state": state.value}
 
     def _speech(self) -> ReadinessPart:
         if self.audio is None:
-            return {"ok": True, "state": "off"}
+            return OFF
         state = self.audio.transcriber.status().state
         return {"ok": state is SpeechState.READY, "state": state.value}
 

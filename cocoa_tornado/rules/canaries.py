@@ -1,0 +1,209 @@
+"""Canaries: the gateway's own two devices on each server, and what became of the messages for them. Pure.
+
+A canary message is a record of the results topic with the header :data:`HEADER`, for one canary. It takes the way of
+every record: the broker, the consumer group, the router, perhaps another server, and the outbox of the canary that it
+is for. If it reaches another canary, messages leak.
+"""
+
+from __future__ import annotations
+
+import enum
+import json
+from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime
+from typing import Final, NamedTuple, TypeAlias
+
+import msgspec
+
+from .addressing import Headers, Options
+from .identity import CANARY_PREFIX
+
+HEADER: Final = "cocoa.canary"
+"""The name of the Kafka header of canary messages. Without it, a record for a canary is rejected."""
+HEADERS: Final = {HEADER: b"1"}
+DEADLINE_S: Final = 60.0
+"""A message that has not arrived by then is lost. Longer than a consumer group takes to notice that a member has ended,
+and to share its partitions out again: such messages are late."""
+OPTIONS: Final = Options(ttl_s=0)
+"""How canary messages are delivered: never stored."""
+
+_TEXT: Final = 0x81
+_LENGTH_IN_16_BITS, _LENGTH_IN_64_BITS = 126, 127
+
+
+def canary_ids(token: str) -> tuple[str, str]:
+    """The device ids of a server's canaries.
+
+    :param token: no other server has it, nor had it
+    """
+    return f"{CANARY_PREFIX}{token}-a", f"{CANARY_PREFIX}{token}-b"
+
+
+def is_canary(device_id: str) -> bool:
+    """Whether a device id is reserved for canaries."""
+    return device_id.startswith(CANARY_PREFIX)
+
+
+def has_canary_header(headers: Headers | None) -> bool:
+    return headers is not None and any(name == HEADER for name, _ in headers)
+
+
+def record_for(device_id: str, session_id: str, unix_s: float) -> bytes:
+    """The value of a record for a canary.
+
+    :param session_id: names the message
+    """
+    timestamp = datetime.fromtimestamp(int(unix_s), UTC).isoformat().replace("+00:00", "Z")
+    value = {
+        "session_id": session_id,
+        "user_id": 0,
+        "device_id": device_id,
+        "text": "canary",
+        "timestamp": timestamp,
+        "success": True,
+    }
+    return json.dumps(value, separators=(",", ":")).encode()
+
+
+def texts_in(frames: bytes) -> Iterator[bytes]:
+    """The text messages of a server's WebSocket frames, which are unmasked and never fragmented. Any other frame is
+    skipped.
+
+    :raises ValueError: they are cut short
+    """
+    at = 0
+    while at < len(frames):
+        length, start = frames[at + 1] if at + 1 < len(frames) else 0, at + 2
+        if length in (_LENGTH_IN_16_BITS, _LENGTH_IN_64_BITS):
+            digits = 2 if length == _LENGTH_IN_16_BITS else 8
+            length, start = int.from_bytes(frames[start : start + digits], "big"), start + digits
+        end = start + length
+        if end > len(frames):
+            raise ValueError("a frame is cut short")
+        if frames[at] == _TEXT:
+            yield frames[start:end]
+        at = end
+
+
+class CanaryState(enum.Enum):
+    """What ``GET /api/v1/ready`` says of the canaries."""
+
+    WAITING = "waiting"  # no message has arrived yet
+    READY = "ready"
+    LOST = "lost"  # the last message that was due for one of them has not arrived
+    LEAKED = "leaked"  # a message has reached the wrong one; stays until the server is restarted
+    REFUSED = "refused"  # the brokers don't let the gateway write to the topic: no more are sent
+
+    @property
+    def is_ok(self) -> bool:
+        return self in (CanaryState.WAITING, CanaryState.READY)
+
+
+class Delivered(NamedTuple):
+    """A message has reached its canary.
+
+    :ivar seconds: since it was sent
+    """
+
+    seconds: float
+
+
+class Leaked(NamedTuple):
+    """A message has reached a canary that it was not for.
+
+    :ivar device_id: which one it was for; '' if it does not say
+    """
+
+    device_id: str
+
+
+class Late(NamedTuple):
+    """A message has reached its canary that is not awaited: it counts as lost already, or has come twice."""
+
+
+Arrival: TypeAlias = Delivered | Leaked | Late
+
+
+class _Fields(msgspec.Struct):
+    device_id: object = None
+    session_id: object = None
+
+
+class CanaryWatch:
+    """The messages that are under way to the canaries of one server. Not thread-safe.
+
+    Times are monotonic seconds and don't decrease.
+    """
+
+    def __init__(self, device_ids: Iterable[str]) -> None:
+        self._awaited: dict[str, tuple[str, float]] = {}  # by session id: the canary, and when it was sent; in order
+        self._outcomes: dict[str, bool | None] = dict.fromkeys(device_ids)  # of the last message; None: there is none
+        self._has_leaked = self._is_refused = False
+
+    def __repr__(self) -> str:
+        return f"<CanaryWatch {self.state.value}, {len(self._awaited)} awaited>"
+
+    def __len__(self) -> int:
+        """Messages that are awaited."""
+        return len(self._awaited)
+
+    def is_awaited(self, session_id: str) -> bool:
+        return session_id in self._awaited
+
+    @property
+    def state(self) -> CanaryState:
+        if self._has_leaked:
+            return CanaryState.LEAKED
+        if self._is_refused:
+            return CanaryState.REFUSED
+        if False in self._outcomes.values():
+            return CanaryState.LOST
+        return CanaryState.WAITING if None in self._outcomes.values() else CanaryState.READY
+
+    def sent(self, session_id: str, device_id: str, now: float) -> None:
+        """Await a message. ``session_id`` was never used before."""
+        self._awaited[session_id] = device_id, now
+
+    def arrived(self, device_id: str, payload: bytes, now: float) -> Arrival:
+        """A canary has received a text message.
+
+        :param payload: any message, perhaps one of a device
+        """
+        try:
+            fields = msgspec.json.decode(payload, type=_Fields)
+        except (msgspec.MsgspecError, UnicodeDecodeError):
+            fields = _Fields()
+        if fields.device_id != device_id:
+            self._has_leaked = True
+            return Leaked(fields.device_id if isinstance(fields.device_id, str) else "")
+        awaited = self._awaited.pop(fields.session_id, None) if isinstance(fields.session_id, str) else None
+        if awaited is None:
+            return Late()
+        self._outcomes[device_id] = True
+        return Delivered(now - awaited[1])
+
+    def failed(self, session_id: str) -> int:
+        """A message could not be published. Return how many are lost: 1, or 0 if it is not awaited any more."""
+        return self._lose([session_id] if session_id in self._awaited else [])
+
+    def overdue(self, now: float) -> int:
+        """Give up the messages whose deadline has passed. Return how many are lost."""
+        return self._lose([name for name, (_, sent_at) in self._awaited.items() if sent_at + DEADLINE_S <= now])
+
+    def _lose(self, session_ids: Iterable[str]) -> int:
+        lost = 0
+        for session_id in session_ids:
+            device_id, _ = self._awaited.pop(session_id)
+            self._outcomes[device_id] = False
+            lost += 1
+        return lost
+
+    def abandon(self, device_id: str) -> None:
+        """A canary is not connected any more, so its messages may get lost, like those of a device: await none."""
+        for session_id in [name for name, (of, _) in self._awaited.items() if of == device_id]:
+            del self._awaited[session_id]
+
+    def refuse(self) -> None:
+        """The brokers don't accept canary messages."""
+        self._is_refused = True
+        self._awaited.clear()
