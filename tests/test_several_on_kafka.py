@@ -38,7 +38,18 @@ def settle(server: RedisServer) -> None:
 
 async def start(site: Site, server: RedisServer, mailbox: str, **settings: Any) -> Harness:
     settings |= {"presence": server.url, "mailbox": server.url if mailbox == "redis" else "none://"}
+    settings |= {"canary_interval_s": 0.5}
     return await site.start_ready(**settings)
+
+
+async def has_sound_canaries(*gateways: Harness) -> None:
+    """Messages for the canaries of each gateway arrive, whichever reads them, and none has leaked or got lost."""
+    counters = [gateway.gateway.counters.canary for gateway in gateways]
+    goals = [each.routed + 4 for each in counters]
+    await eventually(lambda: all(each.routed >= goal for each, goal in zip(counters, goals, strict=True)))
+    assert [(each.leaked, each.lost) for each in counters] == [(0, 0)] * len(counters)
+    states = [gateway.gateway.readiness().parts["canary"]["state"] for gateway in gateways]
+    assert states == ["ready"] * len(gateways)
 
 
 def texts(hearing: Hearing, partition: int) -> list[bytes]:
@@ -76,6 +87,7 @@ async def test_devices_hear_each_record_once_and_in_order_while_gateways_join_an
         await eventually(lambda: three.gateway.broker.counters.consumed > 20, KAFKA_PATIENCE_S)
         await three.gateway.drain_and_stop()
         await hear_more()
+        await has_sound_canaries(one, two)
     for name, sent in (("at one", first), ("at two", second)):
         hearing = hearings[name]
         await eventually(lambda: len(hearing.heard) >= len(sent), KAFKA_PATIENCE_S)  # noqa: B023  # called at once
@@ -108,3 +120,6 @@ async def test_a_stored_message_wakes_its_device_at_another_gateway(site: Site, 
     away = await one.connect("away")
     assert [json.loads(await away.recv())["text"] for _ in range(6)] == list("012345")
     assert one.gateway.counters.kept + two.gateway.counters.kept == 6
+    await has_sound_canaries(one, two)
+    received = [each.gateway.relay.counters.received.get("forward", 0) for each in (one, two)]
+    assert sum(received) > 0, "one of them reads the only partition"

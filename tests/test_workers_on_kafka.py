@@ -47,6 +47,7 @@ class Served:
         create_topic(kafka.bootstrap, self.topic, 4)
         options = ["--port", "0", "--workers", "2", "--broker", f"kafka://{kafka.bootstrap}", "--presence", presence]
         options += ["--kafka-results-topic", self.topic, "--kafka-group", self.topic, "--server-name", "here"]
+        options += ["--canary-interval", "500ms"]
         with self._log.open("wb") as log:
             self.process = subprocess.Popen(
                 [str(Path(sys.executable).parent / "cocoa"), "serve", *options],
@@ -126,7 +127,7 @@ def test_a_message_finds_its_device_whichever_worker_reads_it_and_a_killed_one_i
         publish("hello")
         for device in devices:
             assert json.loads(device.recv(PATIENCE_S))["text"] == "hello"
-        assert one.metric("cocoa_records_consumed_total") == len(DEVICES)
+        assert one.metric("cocoa_messages_routed_total") == len(DEVICES)
 
         shifts = itertools.count(1)
 
@@ -136,7 +137,7 @@ def test_a_message_finds_its_device_whichever_worker_reads_it_and_a_killed_one_i
             publish(str(shift), shift)
             for device in devices:
                 assert json.loads(device.recv(PATIENCE_S))["text"] == str(shift)
-            return one.metric("cocoa_records_handed_over_total") > 0
+            return one.metric("cocoa_records_handed_over_total") > one.metric("cocoa_canary_sent_total")
 
         eventually(is_handed_over)
         assert one.metric("cocoa_records_taken_over_total") > 0
@@ -144,6 +145,11 @@ def test_a_message_finds_its_device_whichever_worker_reads_it_and_a_killed_one_i
         killed = one.worker(2)
         os.kill(killed, signal.SIGKILL)
         eventually(lambda: one.worker(2) != killed and one.is_ready())
+        arrived = one.metric("cocoa_canary_seconds_count")
+        eventually(lambda: one.metric("cocoa_canary_seconds_count") >= arrived + 2 * 4)
+        assert '"canary":{"ok":true,"state":"ready"}' in one.get("/api/v1/ready")
+        assert (one.metric("cocoa_canary_leaked_total"), one.metric("cocoa_canary_lost_total")) == (0, 0)
+        assert one.metric("cocoa_connections") == len([device for device in devices if device.close_code is None])
 
     one.process.send_signal(signal.SIGTERM)
     assert one.process.wait(PATIENCE_S) == 0, one.log
