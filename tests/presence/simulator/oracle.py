@@ -102,7 +102,7 @@ class Oracle:
         if server.is_alive and server.membership.epoch == epoch and not server.slots.draining:
             if server.membership.lease.is_valid(server.now) and not server.is_paused:
                 self.fault("P2 fenced with a valid lease", f"{server}")
-            if self.now - server.disturbed_at > server.walk.timing.fence_s + 3.0 and server.walk.loss_rate < 0.1:
+            if self.now - server.disturbed_at > server.walk.timing.fence_s + 3.0 and not _loses_beats(server):
                 self.fault("L2 fenced without a reason", f"{server}")
 
     # -- connections
@@ -160,5 +160,12 @@ class Oracle:
         self.log(client, "at", client.server, "ends:", why)
         if client.is_there and why == "challenge":
             self.fault("L2 evicted although alive", f"{client} at {client.server}")
-        if client.is_there and why in ("superseded", "fenced") and not client.was_cut_off:
+        assert client.server is not None
+        excused = client.was_cut_off or _loses_beats(client.server)
+        if client.is_there and why in ("superseded", "fenced") and not excused:
             self.fault(f"L2 {why} without a reason", f"{client} at {client.server}")
+
+
+def _loses_beats(server: Server) -> bool:
+    """So many messages are lost that a server may be fenced because all its beats, or their replies, are."""
+    return server.walk.loss_rate >= 0.1
