@@ -91,6 +91,7 @@ class Counters:
     accept_pauses: dict[str, int] = field(default_factory=dict)  # by obstacle (rules/accepting.py)
     bodies_refused: dict[str, int] = field(default_factory=dict)  # request bodies, by reason
     http_connections_shed: dict[str, int] = field(default_factory=dict)  # in favor of others (rules/crowd.py)
+    admin_events_lost: int = 0  # that operators watch, and were too slow for
     latency: Histogram = field(default_factory=Histogram)
     loop_lag: Histogram = field(default_factory=Histogram)
     speech: SpeechCounters = field(default_factory=SpeechCounters)

@@ -104,6 +104,8 @@ class GatewayCollector(Collector):
         dropped = counters.device_messages_dropped
         yield _total("cocoa_device_messages_dropped", "Text messages from devices, dropped unpublished", dropped)
         yield _total("cocoa_audio_messages_ignored", "Binary messages while speech is off", counters.audio_ignored)
+        lost = "Events for operators who watch, dropped because they or the way to them were too slow"
+        yield _total("cocoa_admin_events_lost", lost, counters.admin_events_lost)
         yield _histogram("cocoa_delivery_latency_seconds", "From record timestamp to socket write", counters.latency)
         yield from _canaries(counters.canary)
         yield _total("cocoa_log_lines_lost", "Log lines that could not be written", self._log_lines_lost())

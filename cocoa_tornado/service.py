@@ -21,7 +21,9 @@ from .admin.device import OneDevice
 from .admin.explain import Here
 from .admin.routes import admin_routes, answer_queries
 from .admin.servers import Servers
+from .admin.subscribers import Subscribers
 from .admin.traces import Traces
+from .admin.watchers import Watchers
 from .brokers.port import Batch, Broker
 from .canaries import Canaries
 from .connection.device_context import DeviceContext
@@ -48,6 +50,8 @@ from .rules.buffers import Use
 from .rules.byte_budget import ByteBudget
 from .rules.close_codes import GOING_AWAY
 from .rules.departure import reconnect_delays, reconnect_notice
+from .rules.device_events import DeviceEvents
+from .rules.live_events import LiveEvents
 from .rules.readiness_report import OFF, Readiness
 from .rules.records import decode
 from .rules.trace_memory import TraceMemory
@@ -144,6 +148,7 @@ class Gateway:
         self._revocation: Revocation | None = None
         self._web: WebContext | None = None
         self.canaries = self._make_canaries()
+        self._watchers: Watchers | None = None
         self._opened = contextlib.AsyncExitStack()
         self._deadline = math.inf
         self._connections_cut = 0
@@ -394,8 +399,16 @@ class Gateway:
         self._opened.callback(servers.close)
         connected = Connected(self.hub, self._server_name, self._wall_clock)
         here, traces = Here(self.hub, self._server_name), self._make_traces()
-        answer_queries(servers, connected, OneDevice(connected, devices.events), self.blocks, here, traces)
-        return AdminContext(servers, connected, self.blocks, self.mailbox)
+        subscribers = Subscribers(servers, devices.events.live, self._count_lost_events)
+        self._opened.callback(subscribers.close)
+        device = OneDevice(connected, devices.events)
+        answer_queries(servers, connected, device, self.blocks, here, traces, subscribers)
+        self._watchers = Watchers(servers, devices.events.live, self._count_lost_events)
+        self._opened.callback(self._watchers.close)
+        return AdminContext(servers, connected, self.blocks, self._watchers, self.mailbox)
+
+    def _count_lost_events(self, count: int) -> None:
+        self.counters.admin_events_lost += count
 
     def _make_traces(self) -> Traces:
         memory = self._memory or TraceMemory(0, self._wall_clock)
@@ -419,6 +432,7 @@ class Gateway:
             mail=None if self.mailbox is None else self._make_mail(self.mailbox),
             intake=IntakeGate(settings.buffers["uplink"], self._clock, lambda: len(self.hub)),
             memory=self._memory,
+            events=DeviceEvents(live=LiveEvents(self._server_name, self._wall_clock)),
         )
 
     def _make_mail(self, mailbox: Mailbox) -> Mail:
@@ -539,6 +553,8 @@ class Gateway:
         self.presence.drain()
         if self.canaries is not None:
             self.canaries.stop()
+        if self._watchers is not None:
+            self._watchers.close()
         log.info("draining", extra={"connections": len(self.hub), "grace_s": self.settings.drain_grace_s})
         await asyncio.sleep(min(self.settings.drain_delay_s, self.settings.drain_grace_s))
         await self._opened.aclose()

@@ -121,6 +121,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "connection": {
         *(
             "connection.box_reader",
+            "connection.details",
             "connection.questions",
             "connection.keepalive",
             "connection.queue",
@@ -161,9 +162,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "admin.rows": set(),
     "admin.requests": {"admin.rows", "rules"},
     "admin.servers": {"presence.port", "relay.messages", "relay.port"},
+    "admin.subscribers": {"admin.requests", "admin.servers", "relay.port", "rules"},
     "admin.block_redis": {"admin", "redis_store"},
     "admin": {
-        *("admin.rows", "admin.requests", "admin.servers"),
+        *("admin.rows", "admin.requests", "admin.servers", "admin.subscribers"),
         *(
             "web",
             "identity",
@@ -185,6 +187,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "web.listening_sockets",
         "admin",
         "admin.servers",
+        "admin.subscribers",
         "admin.block_redis",
         "connection",
         "connection.keepalive",

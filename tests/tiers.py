@@ -22,7 +22,7 @@ PURE: Final = (
     "routing/",
     "rules/",
     "presence/",
-    *(f"admin/test_{name}.py" for name in ("requests", "rows", "servers")),
+    *(f"admin/test_{name}.py" for name in ("requests", "rows", "servers", "subscribers")),
     *(f"handover/test_{name}.py" for name in ("rules", "wire")),
     *(f"relay/test_{name}.py" for name in ("memory", "redis_inbox", "wire")),
     *(f"workers/test_{name}.py" for name in ("gathering", "messages", "place")),

@@ -9,6 +9,7 @@ from ..rules.rate import Allowances, LineBudget, RateLimit
 from .blocks import Blocks
 from .connected import Connected
 from .servers import Servers
+from .watchers import Watchers
 
 MAX_CLIENTS = 8192
 """So many addresses with wrong tokens, and so many operators, are remembered: 1 MB each."""
@@ -24,6 +25,7 @@ class AdminContext:
     servers: Servers
     connected: Connected
     blocks: Blocks
+    watchers: Watchers
     mailbox: Mailbox | None = None
     guesses: Allowances = field(default_factory=lambda: Allowances(MAX_CLIENTS))
     guess_lines: LineBudget = field(default_factory=lambda: LineBudget(RateLimit(per_s=1, burst=10)))

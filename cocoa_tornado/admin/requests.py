@@ -73,16 +73,44 @@ def user_text(user_id: int | str) -> str:
     return json.dumps(user_id, ensure_ascii=False)
 
 
-def read_selection(arguments: Arguments) -> Selection:
-    """Read the query of a list of devices.
+class Filter(NamedTuple):
+    """Which devices a request is about. What is None does not restrict it.
 
-    :raises Invalid: a field is invalid
+    :ivar user: as :func:`user_of` reads it
     """
+
+    device: str | None
+    user: str | None
+    group: str | None
+
+
+def read_filter(arguments: Arguments) -> Filter:
+    """Read the fields ``device``, ``user`` and ``group`` of a query.
+
+    :raises Invalid: one of them is no id
+    """
+    device = argument(arguments, "device")
+    if device is not None and not is_device_id(device):
+        raise Invalid("device")
+    return Filter(device, *_audience(arguments))
+
+
+def _audience(arguments: Arguments) -> tuple[str | None, str | None]:
+    """The fields ``user`` and ``group``."""
     user, group = argument(arguments, "user"), argument(arguments, "group")
     if user is not None and not is_user_id(user_of(user)):
         raise Invalid("user")
     if group is not None and not is_group(group):
         raise Invalid("group")
+    return user, group
+
+
+def read_selection(arguments: Arguments) -> Selection:
+    """Read the query of a list of devices.
+
+    :raises Invalid: a field is invalid
+    """
+    user, group = _audience(arguments)
     limit = whole_number(arguments, "limit", 1, MAX_PAGE)
     return Selection(
         user=user,

@@ -11,11 +11,13 @@ from .connected import CLOSE, DEVICES, Connected
 from .context import AdminContext
 from .device import DEVICE, OneDevice
 from .device_handlers import BoxHandler, ConnectionsHandler, DeviceHandler, DevicesHandler, MembersHandler
+from .event_handlers import EventsHandler
 from .explain import HOLDERS, Here
 from .explain_handlers import ExplainHandler
 from .message_handlers import MessagesHandler
 from .quarantine_handlers import QuarantineHandler, RequeueHandler
 from .servers import Servers
+from .subscribers import SUBSCRIBE, Subscribers
 from .token_handlers import DeviceTokenHandler
 from .trace_handlers import TraceHandler
 from .traces import TRACE, Traces
@@ -39,11 +41,18 @@ def admin_routes(admin: AdminContext) -> Routes:
         (f"{BASE}/quarantine/([^/]+)/([^/]+)/requeue", RequeueHandler, shared),
         (f"{BASE}/messages/(.+)", TraceHandler, shared),
         (f"{BASE}/device-token", DeviceTokenHandler, shared),
+        (f"{BASE}/events", EventsHandler, shared),
     ]
 
 
 def answer_queries(
-    servers: Servers, connected: Connected, device: OneDevice, blocks: Blocks, here: Here, traces: Traces
+    servers: Servers,
+    connected: Connected,
+    device: OneDevice,
+    blocks: Blocks,
+    here: Here,
+    traces: Traces,
+    subscribers: Subscribers,
 ) -> None:
     """Have this server answer what the handlers of any server ask."""
     servers.answer(DEVICES, connected.page)
@@ -52,3 +61,4 @@ def answer_queries(
     servers.answer(REFRESH, blocks.refresh)
     servers.answer(HOLDERS, here.answer)
     servers.answer(TRACE, traces.answer)
+    servers.answer(SUBSCRIBE, subscribers.answer)

@@ -20,6 +20,8 @@ PATIENCE_S: Final = 1.0
 MAX_REPLY_BYTES: Final = 4 * 1024 * 1024
 MAX_ANSWERING: Final = 32
 """Queries of other servers that are answered at the same time; more get no reply."""
+NO_REPLY: Final = 0
+"""Number of a query that only tells something."""
 UNKNOWN_SERVERS: Final = "unknown"
 """In ``missing``: this server has not heard of the others yet."""
 
@@ -43,6 +45,17 @@ class Topic(Generic[Q, A]):
     answer: type[A]
 
 
+@dataclass(frozen=True)
+class News(Generic[Q]):
+    """Something that one server tells another, without a reply. As with a :class:`Topic`, new fields need defaults.
+
+    :ivar name: in the message
+    """
+
+    name: str
+    content: type[Q]
+
+
 class Answers(NamedTuple, Generic[A]):
     """:ivar found: the answers, this server's first
     :ivar missing: the names of the servers that did not answer in time
@@ -61,9 +74,10 @@ class Servers:
     def __init__(self, presence: Presence, relay: Relay, name: Callable[[], str]) -> None:
         self._presence, self._relay, self._name = presence, relay, name
         self._answerers: dict[str, tuple[Topic[Any, Any], Callable[[Any], Awaitable[Any]]]] = {}
+        self._listeners: dict[str, tuple[News[Any], Callable[[Any], None]]] = {}
         self._waiting: dict[int, tuple[str, asyncio.Future[bytes | None]]] = {}
         self._answering: set[asyncio.Task[None]] = set()
-        self._last_number = 0
+        self._last_number = NO_REPLY
         relay.handle(Query, self._on_query)
         relay.handle(Reply, self._on_reply)
 
@@ -74,6 +88,11 @@ class Servers:
     def name(self) -> str:
         """Of this server."""
         return self._name()
+
+    @property
+    def address(self) -> str:
+        """Of this server in the relay. It changes when the server has to join again."""
+        return self._relay.server
 
     def answer(self, topic: Topic[Q, A], answerer: Callable[[Q], Awaitable[A]]) -> None:
         """Have a function answer queries, this server's own and those of others."""
@@ -103,6 +122,17 @@ class Servers:
             for _, number in numbers:
                 del self._waiting[number]
         return Answers(found, sorted(missing))
+
+    def tell(self, server: str, news: News[Q], content: Q) -> asyncio.Future[Fate]:
+        """Tell one server something, in the order of the calls. As with ``Relay.send``, the future never fails.
+
+        :param server: its :attr:`address`
+        """
+        return self._relay.send(server, Query(NO_REPLY, news.name, msgspec.json.encode(content)))
+
+    def listen(self, news: News[Q], listener: Callable[[Q], None]) -> None:
+        """Have a function take what other servers tell."""
+        self._listeners[news.name] = (news, listener)
 
     def close(self) -> None:
         """Answer no more queries."""
@@ -139,11 +169,24 @@ class Servers:
     # -- answering
 
     def _on_query(self, sender: str, query: Query) -> None:
+        if query.number == NO_REPLY:
+            self._on_news(query)
+            return
         if query.about not in self._answerers or len(self._answering) >= MAX_ANSWERING:
             return
         task = asyncio.ensure_future(self._reply(sender, query))
         self._answering.add(task)
         task.add_done_callback(self._answering.discard)
+
+    def _on_news(self, query: Query) -> None:
+        news, listener = self._listeners.get(query.about, (None, None))
+        if news is None or listener is None:
+            return
+        try:
+            content = msgspec.json.decode(query.body, type=news.content)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            return  # of a release that is no neighbor of this one
+        listener(content)
 
     async def _reply(self, sender: str, query: Query) -> None:
         topic, answerer = self._answerers[query.about]

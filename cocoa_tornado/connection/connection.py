@@ -347,7 +347,7 @@ class DeviceConnection(SocketIO):
 
     def _note(self, kind: EventKind, code: int = 0) -> None:
         """For operators."""
-        self._context.events.note(self.identity.device_id, kind, code, self._context.wall_clock())
+        self._context.events.note(self.identity, kind, code, self._context.wall_clock())
 
     def _on_deadline(self) -> None:
         self.protocol.on_deadline()

@@ -11,7 +11,7 @@ given to the socket before them. :data:`Given` reports which of these messages t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import repeat
 from typing import Final, Protocol, TypeAlias
 
@@ -344,6 +344,15 @@ class Outbox(Queue):
         if self._details is not None:
             return self._details.taken_bytes
         return self._bytes if self._made is None else sum(map(len, self._made))
+
+    def taken(self) -> list[Taken]:
+        """The messages that the last :meth:`take` returned, until they are given."""
+        details = self._details
+        if details is None:
+            taken: Iterable[Taken] = self._taken_of_one(self, len(self.bodies))
+        else:
+            taken = details.taken or self._taken_of_one(self if self.bodies else details.high, details.single)
+        return [each for each in taken if each.size]
 
     @property
     def has_taken_all(self) -> bool:

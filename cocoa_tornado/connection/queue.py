@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final, NamedTuple, TypeAlias
 
+from ..rules.cursors import GAP_HEAD
+from ..rules.frames import payload_of
+from ..rules.live_events import ToWrite
 from ..rules.terms import Terms
 
 CURSOR_BYTES: Final = 64
@@ -91,6 +94,17 @@ class Queue:
 def cost(body: bytes, terms: Terms | None) -> int:
     """What a message counts for."""
     return len(body) if terms is None or terms.number is None else len(body) + CURSOR_BYTES
+
+
+def to_write_of(waiting: Queued) -> ToWrite | None:
+    """A message as operators see it; None for a notice of the gateway itself."""
+    body, timestamp_ms, terms = waiting
+    if terms is None:
+        return ToWrite(payload_of(body), timestamp_ms)
+    payload = body if terms.number is not None else payload_of(body)
+    if not payload or payload.startswith(GAP_HEAD):
+        return None
+    return ToWrite(payload, timestamp_ms, terms.priority, terms.id, bool(terms.interim_of))
 
 
 class Unwritten(NamedTuple):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
 from ..counters import count
 from ..presence.grants import Grant
@@ -14,12 +15,14 @@ from ..rules.close_codes import NO_PONG, CloseReason
 from ..rules.frames import Pong
 from ..rules.identity import DeviceIdentity
 from ..rules.terms import Terms
+from .details import Taken
 from .device_context import DeviceContext
 from .device_socket import DeviceSocket
 from .feed import BoxFeed
 from .inbound import Inbound
 from .outbox import MOST_PER_TAKE
 from .protocol import OPEN, PAUSED, WRITE_TIMEOUT, DeviceProtocol
+from .queue import to_write_of
 
 log = logging.getLogger("cocoa.device")
 
@@ -199,6 +202,8 @@ class SocketIO(ABC):
         elif not socket.write(data, self._on_sent):  # rarely
             self._wait_for_room(len(data))
             return
+        if self._context.events.live.sinks:
+            self._show(protocol.outbox.taken())
         stamps, numbered = protocol.sent()
         if stamps:
             self._context.flusher.stamps += stamps
@@ -221,8 +226,11 @@ class SocketIO(ABC):
         """The socket has not taken all of a write. What it has not begun to take, it gets later."""
         protocol, socket, context = self.protocol, self._socket, self._context
         taken, committed = socket.progress(size)
+        written = protocol.outbox.taken() if context.events.live.sinks else ()
         kept, (stamps, numbered) = protocol.blocked(size, taken, committed, socket.write_mark, context.clock())
         socket.take_back(size - kept)
+        if written:
+            self._show(written[: len(stamps) + protocol.outbox.begun])
         context.flusher.stamps += stamps
         if self._box is not None:
             self._note_written(self._box, numbered)
@@ -238,6 +246,17 @@ class SocketIO(ABC):
             box.given(numbered)
         elif self.has_nothing_to_write():
             box.written()
+
+    def _show(self, written: Sequence[Taken]) -> None:
+        """To operators that watch: the socket has taken these messages, or has begun to. An error costs the events."""
+        context = self._context
+        identity = context.hub.identity_of(self.identity.device_id) or self.identity
+        try:
+            shown = [to_write_of(each.waiting) for each in written]
+            messages = [message for message in shown if message is not None]
+            context.events.live.written(identity, messages, context.wall_clock())
+        except Exception:
+            log.exception("event failed", extra=self.who())
 
     def _on_sent(self) -> None:
         """The socket has taken the rest of a write, or has failed."""

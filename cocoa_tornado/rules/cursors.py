@@ -19,6 +19,8 @@ from .strict_json import read_json
 
 KEY_BYTES: Final = 32
 MAX_ACK_CHARS: Final = 256
+GAP_HEAD: Final = b'{"type":"gap",'
+"""What a gap notice begins with, and no message of a record does."""
 _EPOCH_BYTES: Final = 4
 _NUMBER_BYTES: Final = 6
 _NUMBER_BITS: Final = 8 * _NUMBER_BYTES
@@ -85,7 +87,7 @@ def with_cursor(payload: bytes, key: bytes, device_id: str, position: Position) 
 
 def gap_notice(missed: int) -> bytes:
     """The message that a device gets first when messages have expired or overflowed."""
-    return b'{"type":"gap","missed":%d}' % missed
+    return b'%b"missed":%d}' % (GAP_HEAD, missed)
 
 
 def acknowledged_cursor(text: str) -> str | None:

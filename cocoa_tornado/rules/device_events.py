@@ -9,6 +9,9 @@ from __future__ import annotations
 import struct
 from typing import Final, Literal, NamedTuple, TypeAlias
 
+from .identity import DeviceIdentity
+from .live_events import LiveEvents
+
 EventKind: TypeAlias = Literal["connected", "refused", "challenged", "closed"]
 KINDS: Final[tuple[EventKind, ...]] = ("connected", "refused", "challenged", "closed")
 MAX_EVENTS: Final = 32_768
@@ -33,12 +36,16 @@ class Event(NamedTuple):
 
 
 class DeviceEvents:
-    """The last events of this server's devices."""
+    """The last events of this server's devices.
 
-    __slots__ = ("_burst_until", "_bursts", "_max_events", "_ring", "_written")
+    :ivar live: passes each of them on, also those that are not remembered
+    """
 
-    def __init__(self, max_events: int = MAX_EVENTS) -> None:
+    __slots__ = ("_burst_until", "_bursts", "_max_events", "_ring", "_written", "live")
+
+    def __init__(self, max_events: int = MAX_EVENTS, live: LiveEvents | None = None) -> None:
         self._max_events = max_events
+        self.live = LiveEvents(lambda: "", lambda: 0.0) if live is None else live
         self._ring = bytearray()  # grows to its size
         self._written = 0  # events, ever
         self._bursts: dict[int, int] = {}
@@ -47,12 +54,14 @@ class DeviceEvents:
     def __repr__(self) -> str:
         return f"<DeviceEvents {self._written}>"
 
-    def note(self, device_id: str, kind: EventKind, code: int, now: float) -> None:
-        """Remember an event.
+    def note(self, identity: DeviceIdentity, kind: EventKind, code: int, now: float) -> None:
+        """Remember an event, and pass it to those that watch.
 
         :param now: Unix seconds
         """
-        key = hash(device_id) & _MASK
+        if self.live.sinks:
+            self.live.happened(identity, kind, code, now)
+        key = hash(identity.device_id) & _MASK
         if not self._burst_until - BURST_S <= now < self._burst_until or len(self._bursts) >= MAX_BURSTS:
             self._bursts.clear()
             self._burst_until = now + BURST_S

@@ -329,6 +329,12 @@ def text_frame(payload: bytes) -> bytes:
     return _frame(_TEXT, payload)
 
 
+def payload_of(frame: bytes) -> bytes:
+    """What :func:`text_frame` was given."""
+    length = frame[1]
+    return frame[2 if length < _LENGTH_IN_16_BITS else 4 if length == _LENGTH_IN_16_BITS else 10 :]
+
+
 def pong_frame(payload: bytes) -> bytes:
     """The answer to the ping with this payload. Raises ValueError over ``MAX_CONTROL_BYTES``."""
     return _control_frame(_PONG, payload)

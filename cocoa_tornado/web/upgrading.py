@@ -185,7 +185,7 @@ class Upgrader:
             devices.presence.release(grant)
             (device or sock).close()
             raise
-        devices.events.note(identity.device_id, "connected", 101, now)
+        devices.events.note(identity, "connected", 101, now)
         count(devices.counters.handshakes, "accepted")
         extra = {"device_version": identity.device_version, "remote_ip": handshake.caller.ip}
         log.info("device connected", extra=who | extra)

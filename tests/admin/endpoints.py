@@ -31,6 +31,7 @@ ENDPOINTS: Final = (
     Endpoint("GET", "/messages/nothing", "admin:read"),
     Endpoint("POST", "/device-token", "admin:write"),
     Endpoint("POST", "/explain", "admin:read"),
+    Endpoint("GET", "/events", "admin:read"),
     Endpoint("GET", "/quarantine", "admin:read"),
     Endpoint("POST", "/quarantine/0/0/requeue", "admin:write"),
 )

@@ -9,7 +9,7 @@ from typing import Any, Final, cast
 import msgspec
 import pytest
 
-from cocoa_tornado.admin.servers import MAX_REPLY_BYTES, UNKNOWN_SERVERS, Servers, Topic
+from cocoa_tornado.admin.servers import MAX_REPLY_BYTES, UNKNOWN_SERVERS, News, Servers, Topic
 from cocoa_tornado.presence.port import Peer, Presence
 from cocoa_tornado.relay.memory import Exchange, MemoryRelay
 from cocoa_tornado.relay.messages import Query, Reply
@@ -256,5 +256,24 @@ def test_a_flood_of_queries_is_answered_up_to_a_bound() -> None:
         await some_turns()
         assert len(begun) == 32
         stand.servers["b"].close()
+
+    run(test)
+
+
+NEWS: Final = News("news", Said)
+
+
+def test_what_a_server_is_told_arrives_in_order_and_gets_no_reply() -> None:
+    async def test() -> None:
+        stand = Stand("a", "b")
+        heard: list[str] = []
+        stand.servers["b"].listen(NEWS, lambda said: heard.append(said.text))
+        for number in range(100):
+            stand.servers["a"].tell(stand.servers["b"].address, NEWS, Said(str(number)))
+        stand.relays["a"].send("b", Query(0, "news", b"no json"))
+        stand.relays["a"].send("b", Query(0, "unknown", b"{}"))
+        await some_turns()
+        assert heard == [str(number) for number in range(100)]
+        assert stand.relays["b"].counters.accepted == {}
 
     run(test)

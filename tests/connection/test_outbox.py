@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -470,3 +471,33 @@ def test_finals_are_neither_lost_nor_overtaken_whatever_interims_come_between(
     left += outbox.given_all()[0]
     assert left == sorted(left)
     assert [number for number in left if steps[number][0] is None] == accepted
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        (b"a", b"b"),
+        ((b"a", HIGH), (b"b", HIGH)),
+        (b"a", (b"h", HIGH), (b"l", LOW)),
+        ((b"a", numbered(1)), (b"skip", numbered(2)), (b"c", numbered(3))),
+        ((b"a", numbered(1)), (b"skip", numbered(2)), (b"h", numbered(1, True)), (b"e", Terms(expires_ms=9))),
+    ],
+    ids=["one lane", "high", "both lanes", "numbered", "all"],
+)
+def test_what_was_taken_is_known_until_it_is_given(messages: tuple[bytes | tuple[bytes, Terms | None], ...]) -> None:
+    """In the order of writing, without what was skipped; and as many of them as a socket has begun to take."""
+    taker = FakeTaker(make=with_number)
+    outbox = filled(*messages, limits=ROOMY)
+    assert outbox.take(taker)
+    taken = outbox.taken()
+    sizes = [each.size for each in taken]
+    bodies = [each.waiting[0] for each in taken]
+    _, (stamps, _) = outbox.given(sizes[0] + 1, sizes[0] + 1)
+    assert len(stamps) + outbox.begun == 2
+    outbox.written()
+    rest = outbox.take(taker)
+    assert [each.waiting[0] for each in outbox.taken()] == bodies[2:]
+    assert sum(each.size for each in outbox.taken()) == len(rest)
+    if rest:
+        outbox.given_all()
+    assert outbox.taken() == []
