@@ -11,7 +11,7 @@ from cocoa_tornado import __version__
 
 from .one_line import OneLineGroup
 
-COMMANDS: Final = ("mint-token", "probe-device", "serve")
+COMMANDS: Final = ("admin", "mint-token", "probe-device", "serve")
 
 
 class LazyGroup(OneLineGroup):
@@ -38,6 +38,7 @@ def cocoa() -> None:
       cocoa serve
       cocoa mint-token --device-id doll-1
       cocoa probe-device ws://127.0.0.1:8080/ws
+      cocoa admin devices
 
     \b
     Shell completion (bash; also zsh and fish):

@@ -10,14 +10,16 @@ A command that takes settings looks like this::
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import click
 
 from cocoa_tornado.errors import SettingError
+from cocoa_tornado.plain_text import quoted
 from cocoa_tornado.settings import TABLE
 from cocoa_tornado.settings.rows import Setting
 from cocoa_tornado.settings.sources import CONFIG_VARIABLE, Loaded, load, read_secret
@@ -30,6 +32,20 @@ class WrongSetting(click.ClickException):
     """An invalid setting: one plain line on standard error, exit status 2."""
 
     exit_code: ClassVar[int] = 2
+
+
+class WrongUsage(click.ClickException):
+    """One plain line on standard error, exit status 2."""
+
+    exit_code: ClassVar[int] = 2
+
+
+class Seconds(click.FloatRange):
+    """A number of seconds in a range. Rejects NaN, which click.FloatRange accepts."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        seconds = super().convert(value, param, ctx)
+        return seconds if math.isfinite(seconds) else self.fail(f"{quoted(str(value))} is not a number of seconds.")
 
 
 class SettingOption(click.Option):

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import os
 import sys
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING
 
 import click
 
 from cocoa_tornado.plain_text import quoted
 
-from .options import given_secret, load_settings
+from .options import Seconds, WrongUsage, given_secret, load_settings
 
 if TYPE_CHECKING:
     from cocoa_tornado.probe.credentials import Device, Key
@@ -31,12 +30,6 @@ MAX_AUDIO_BYTES = 10 * 1024 * 1024
 _COLOURS = {"passed": "green", "failed": "red", "skipped": "yellow"}
 _BAR_COLUMNS = 40
 _MIN_TIMEOUT_S, _MAX_TIMEOUT_S, _MAX_HOLD_S = 0.1, 600.0, 86400.0
-
-
-class WrongUsage(click.ClickException):
-    """One plain line on standard error, exit status 2."""
-
-    exit_code: ClassVar[int] = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,14 +54,6 @@ class Request:
     listen_s: float | None
     ca: Path | None
     insecure: bool
-
-
-class _Seconds(click.FloatRange):
-    """A number of seconds in a range. Rejects NaN, which click.FloatRange accepts."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        seconds = super().convert(value, param, ctx)
-        return seconds if math.isfinite(seconds) else self.fail(f"{quoted(str(value))} is not a number of seconds.")
 
 
 _FILE = click.Path(exists=True, dir_okay=False, readable=True, path_type=Path)
@@ -122,7 +107,7 @@ _FILE = click.Path(exists=True, dir_okay=False, readable=True, path_type=Path)
 @click.option(
     "--timeout",
     "timeout_s",
-    type=_Seconds(_MIN_TIMEOUT_S, _MAX_TIMEOUT_S),
+    type=Seconds(_MIN_TIMEOUT_S, _MAX_TIMEOUT_S),
     default=5.0,
     show_default=True,
     metavar="SECONDS",
@@ -166,7 +151,7 @@ _FILE = click.Path(exists=True, dir_okay=False, readable=True, path_type=Path)
 @click.option(
     "--idle",
     "idle_s",
-    type=_Seconds(0, _MAX_HOLD_S),
+    type=Seconds(0, _MAX_HOLD_S),
     default=0.0,
     metavar="SECONDS",
     help="Also keep a connection idle for this time, to detect proxies that close it. From 30 on, also check the "
@@ -175,7 +160,7 @@ _FILE = click.Path(exists=True, dir_okay=False, readable=True, path_type=Path)
 @click.option(
     "--listen",
     "listen_s",
-    type=_Seconds(0, _MAX_HOLD_S),
+    type=Seconds(0, _MAX_HOLD_S),
     metavar="SECONDS",
     help="Instead of the checks, connect as the (first) device and print every message, one per line. 0: until Ctrl-C.",
 )

@@ -224,6 +224,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "errors",
     },
     "cli": {
+        "admin.requests",
         "asking",
         "service",
         "handover",

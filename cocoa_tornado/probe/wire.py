@@ -96,10 +96,15 @@ def upgrade_request(target: Target, upgrade: Upgrade) -> bytes:
 
 
 def request_bytes(
-    method: str, path: str, target: Target, headers: Iterable[tuple[str, str]] = (), body: bytes | None = None
+    method: str,
+    path: str,
+    target: Target,
+    headers: Iterable[tuple[str, str]] = (),
+    body: bytes | None = None,
+    agent: str = USER_AGENT,
 ) -> bytes:
     """Build a request. Header values must not contain line breaks; the probe's are tokens and constants."""
-    lines = [f"{method} {path} HTTP/1.1", f"Host: {target.host_header}", f"User-Agent: {USER_AGENT}"]
+    lines = [f"{method} {path} HTTP/1.1", f"Host: {target.host_header}", f"User-Agent: {agent}"]
     lines += [f"{name}: {value}" for name, value in headers]
     if body is not None:
         lines.append(f"Content-Length: {len(body)}")
@@ -133,18 +138,22 @@ async def exchange(
     route: str,
     headers: Iterable[tuple[str, str]] = (),
     body: bytes | None = None,
+    *,
+    agent: str = USER_AGENT,
+    max_body_bytes: int = MAX_BODY_BYTES,
 ) -> Response:
     """Send one request on a new connection, and return the response.
 
     :param route: a route of the contract, below the target's prefix
+    :param max_body_bytes: a response with a longer body is a NotHttpError
     :raises OSError: the connection failed
     :raises NotHttpError: the response is not HTTP/1.1
     """
     reader, writer = await open_connection(target)
     try:
         all_headers = [("Connection", "close"), *headers]
-        writer.write(request_bytes(method, target.path(route), target, all_headers, body))
-        return await read_response(reader)
+        writer.write(request_bytes(method, target.path(route), target, all_headers, body, agent))
+        return await read_response(reader, max_body_bytes)
     finally:
         writer.transport.abort()
 
@@ -177,7 +186,7 @@ async def open_connection(target: Target) -> tuple[asyncio.StreamReader, asyncio
     return await asyncio.open_connection(target.host, target.port, ssl=target.tls, limit=MAX_HEAD_BYTES)
 
 
-async def read_response(reader: asyncio.StreamReader) -> Response:
+async def read_response(reader: asyncio.StreamReader, max_body_bytes: int = MAX_BODY_BYTES) -> Response:
     """Read one response with its body. The data after a 101 stays in the reader.
 
     :raises NotHttpError: it isn't HTTP/1.1, or the connection ends in mid-response
@@ -188,7 +197,7 @@ async def read_response(reader: asyncio.StreamReader) -> Response:
             response = parse_head(await reader.readuntil(b"\r\n\r\n"))
         if response.status in (101, 204, 304):
             return response
-        return Response(response.status, response.headers, await _read_body(reader, response))
+        return Response(response.status, response.headers, await _read_body(reader, response, max_body_bytes))
     except asyncio.IncompleteReadError as error:
         if _HTTP2_SETTINGS.match(error.partial):
             raise NotHttpError("it speaks HTTP/2 alone; devices need HTTP/1.1") from error
@@ -198,28 +207,28 @@ async def read_response(reader: asyncio.StreamReader) -> Response:
         raise NotHttpError("the answer is not HTTP/1.1") from error
 
 
-async def _read_body(reader: asyncio.StreamReader, response: Response) -> bytes:
+async def _read_body(reader: asyncio.StreamReader, response: Response, limit: int) -> bytes:
     """Cases: chunked; with a length; neither, so the body extends to the end of the connection."""
     if (response.header("Transfer-Encoding") or "").lower() == "chunked":
-        return await _read_chunks(reader)
+        return await _read_chunks(reader, limit)
     length = response.header("Content-Length")
     if length is not None:
         size = int(length)
-        if not 0 <= size <= MAX_BODY_BYTES:
+        if not 0 <= size <= limit:
             raise NotHttpError(f"the answer's body is declared to have {size} bytes")
         return await reader.readexactly(size)
     body = b""
     while data := await reader.read(MAX_HEAD_BYTES):
         body += data
-        if len(body) > MAX_BODY_BYTES:
+        if len(body) > limit:
             raise NotHttpError("the answer's body does not end")
     return body
 
 
-async def _read_chunks(reader: asyncio.StreamReader) -> bytes:
+async def _read_chunks(reader: asyncio.StreamReader, limit: int) -> bytes:
     body = b""
     while size := int((await reader.readuntil(b"\r\n")).split(b";")[0].strip(), 16):
-        if not 0 < size <= MAX_BODY_BYTES - len(body):
+        if not 0 < size <= limit - len(body):
             raise NotHttpError("the answer's body does not end")
         body += (await reader.readexactly(size + 2))[:-2]
     while await reader.readuntil(b"\r\n") != b"\r\n":

@@ -31,7 +31,7 @@ from .types import ListOf, WrongValue, kind_of
 
 PREFIX: Final = "COCOA_"
 CONFIG_VARIABLE: Final = "COCOA_CONFIG"
-OTHER_VARIABLES: Final = frozenset({CONFIG_VARIABLE, "COCOA_PROBE_TOKEN"})
+OTHER_VARIABLES: Final = frozenset({CONFIG_VARIABLE, "COCOA_PROBE_TOKEN", "COCOA_ADMIN_URL", "COCOA_ADMIN_TOKEN"})
 """Variables that commands read but that are not settings."""
 MAX_FILE_BYTES: Final = 1024 * 1024
 MAX_SECRET_BYTES: Final = 64 * 1024

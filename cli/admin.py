@@ -1,0 +1,58 @@
+"""``cocoa admin``: the group of the operators' commands."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Final
+
+import click
+
+COMMANDS: Final = {
+    "devices": "admin_devices",
+    "device": "admin_devices",
+    "kick": "admin_devices",
+    "block": "admin_devices",
+    "unblock": "admin_devices",
+    "send": "admin_messages",
+    "trace": "admin_messages",
+    "explain": "admin_messages",
+    "quarantine": "admin_quarantine",
+    "requeue": "admin_quarantine",
+}
+"""Each command with its module."""
+
+
+class AdminGroup(click.Group):
+    """Imports a command when it is needed."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = getattr(importlib.import_module(f".{COMMANDS[cmd_name]}", __package__), cmd_name)
+        return command
+
+
+@click.group(cls=AdminGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+def admin() -> None:
+    """Look at the devices and messages of a live deployment, and do something about them.
+
+    The commands use the admin API of the gateway at --url and cover all its servers, whichever is asked. They need a
+    token of an operator; a gateway on this machine with the development key needs none. Other servers that did not
+    answer are named on standard error.
+
+    Exit status 0: found, or done. 1: not found, or the operation failed; one line on standard error says why. 2: wrong
+    usage. Colours are only for a terminal without NO_COLOR.
+
+    \b
+    A gateway on this machine, started with "cocoa serve":
+      cocoa admin devices
+    Any other, with a token that its secret signs:
+      export COCOA_ADMIN_URL=https://gateway.example COCOA_ADMIN_TOKEN=@token.txt
+      COCOA_ADMIN_JWT_SECRET=@secret.txt cocoa mint-token --admin --subject ann > token.txt
+      cocoa admin device doll-1
+    Why did it not arrive?
+      cocoa admin trace 3f0c9a
+    """

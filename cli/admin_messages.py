@@ -1,0 +1,143 @@
+"""``cocoa admin send``, ``trace`` and ``explain``."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+import click
+
+from .admin_client import AdminError, NotFound, in_path
+from .admin_options import Admin, admin_command, note
+from .admin_records import record_of, record_options
+from .terminal import Cell, Row, facts, plain, table
+
+MEANINGS: Final = {
+    "written": "a socket of the device has taken it",
+    "acknowledged": "the device has acknowledged it, or a later message",
+    "waiting": "in the device's box; without a mailbox, in the queue of its connection",
+    "not_connected": "no box, and no connection; or the device has left the group or user",
+    "expired": "its ttl, or that of the mailbox, ended first",
+    "overflow": "dropped from a full box or queue",
+    "collapsed": "a newer message with its collapse_key has replaced it",
+    "superseded": "it came to a server that no longer held the device, and no box keeps it",
+    "slow_consumer": "the connection was closed with 1013: the device reads too slowly",
+    "quarantined": "the record is invalid: see cocoa admin quarantine",
+    "fault": "an internal error, which the log has, or a server was lost",
+    "others": "devices beyond the first 1,000",
+    None: "not known: under way, or from before this server started",
+}
+GOOD: Final = ("written", "acknowledged")
+WAITING: Final = ("waiting", None)
+WOULD_COLOURS: Final = {"send": "green", "store": "yellow", "drop": "red"}
+
+
+@admin_command("send")
+@record_options
+def send(admin: Admin, **options: Any) -> None:
+    """Publish a message, as a backend does.
+
+    FILE has a whole record (docs/records.rst), at most 64 KiB; - is standard input. Otherwise the options make the
+    record. What is printed is its id, once the brokers have the record: `cocoa admin trace ID` says what became of it.
+
+    Exit status 1 if the record is invalid, and then nothing was published, or if the brokers are unavailable.
+
+    \b
+      cocoa admin send --device doll-1 --text "Good night"
+      cocoa admin send --group kitchen --except doll-2 --text "Dinner" --ttl 10m --priority high
+      cocoa admin send record.json
+    """
+    answer = admin.client.ask("POST", "/messages", body=record_of(options))
+    admin.show(answer, [plain(answer.value["id"])])
+
+
+@admin_command("trace")
+@click.argument("message_id", metavar="ID")
+def trace(admin: Admin, message_id: str) -> None:
+    """Show what became of a message: the steps it has taken, and its outcome at each device.
+
+    ID is the message's own id or, with or without one, TOPIC/PARTITION/OFFSET of its record. The servers remember the
+    last messages (trace_bytes), until they restart. The message itself is shown to a token with the scope admin:text.
+
+    Exit status 1 if no server remembers it.
+
+    \b
+      cocoa admin trace 3f0c9a
+      cocoa admin trace transcription.results/0/4711
+    """
+    try:
+        answer = admin.client.ask("GET", f"/messages/{in_path(message_id)}")
+    except NotFound as error:
+        raise NotFound(f"no server remembers the message {plain(message_id)}") from error
+    value = answer.value
+    is_known = bool(value["steps"] or value["devices"] or value["counts"])
+    admin.show(answer, _traced(value) if is_known else [])
+    if not is_known:
+        raise NotFound(f"no server that answered remembers the message {plain(message_id)}")
+
+
+@admin_command("explain")
+@record_options
+def explain(admin: Admin, **options: Any) -> None:
+    """Show what would become of a record if it were published now. Sends nothing.
+
+    The record is in FILE (- is standard input), or the options make it, as for `cocoa admin send`.
+
+    Exit status 1 if the record is invalid, or would reach no device and no box.
+
+    \b
+      cocoa admin explain --group kitchen --text "Dinner"
+      cocoa admin explain record.json
+    """
+    answer = admin.client.ask("POST", "/explain", body=record_of(options))
+    value = answer.value
+    if not value["valid"]:
+        admin.show(answer, [])
+        raise AdminError(f"{plain(value['message'])}: it would be quarantined ({plain(value['reason'])})")
+    admin.show(answer, _explained(value))
+    if value["more"]:
+        note(f"There are more devices: the first {len(value['devices']):,} are shown and counted.")
+    if not any(each["would"] in ("send", "store") for each in value["devices"]):
+        raise NotFound("it would reach no device")
+
+
+# -- what people see
+
+
+def _traced(value: Mapping[str, Any]) -> Iterator[str]:
+    about = {"message": f"{plain(value['id'])}, {value['length']:,} bytes"} if "length" in value else {}
+    about |= {"text": plain(value["text"])} if "text" in value else {}
+    if about:
+        yield from facts(about)
+        yield ""
+    yield from table(
+        ("AT", "SERVER", "STEP"), [[plain(each[name]) for name in ("at", "server", "step")] for each in value["steps"]]
+    )
+    yield ""
+    if value["devices"]:
+        rows: list[Row] = [[plain(each["device_id"]), _outcome(each["outcome"])] for each in value["devices"]]
+        yield from table(("DEVICE", "OUTCOME"), rows)
+        yield ""
+    counts = Counter(each["outcome"] for each in value["devices"]) | Counter(value["counts"])
+    yield from table(
+        ("OUTCOME", "DEVICES", "MEANING"),
+        [[_outcome(name), f"{number:,}", MEANINGS.get(name, "")] for name, number in counts.items()],
+        ("DEVICES",),
+    )
+
+
+def _outcome(name: str | None) -> Cell:
+    colour = "green" if name in GOOD else "yellow" if name in WAITING else None if name == "others" else "red"
+    return Cell("unknown" if name is None else plain(name), colour)
+
+
+def _explained(value: Mapping[str, Any]) -> Iterator[str]:
+    if value["devices"]:
+        rows: list[Row] = [
+            [plain(each["device_id"]), Cell(plain(each["would"]), WOULD_COLOURS.get(each["would"])), plain(each["why"])]
+            for each in value["devices"]
+        ]
+        yield from table(("DEVICE", "WOULD", "WHY"), rows)
+        yield ""
+        yield ", ".join(f"{plain(name)}: {number:,}" for name, number in value["counts"].items())
