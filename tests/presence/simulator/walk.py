@@ -327,8 +327,9 @@ class Walk:
         self.at(self.now + duration, end)
 
     def _cut_off(self, server: Server) -> None:
-        for client in server.clients.values():
-            client.was_cut_off = True
+        for client in (client for clients in self.clients.values() for client in clients):
+            if client.server is server:  # also one that is still waiting to be admitted
+                client.was_cut_off = True
 
     def _all_cut_off(self) -> None:
         for server in self.servers:
