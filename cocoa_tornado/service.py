@@ -22,6 +22,7 @@ from .admin.explain import Here
 from .admin.routes import admin_routes, answer_queries
 from .admin.servers import Servers
 from .admin.subscribers import Subscribers
+from .admin.top import Top
 from .admin.traces import Traces
 from .admin.watchers import Watchers
 from .brokers.port import Batch, Broker
@@ -54,6 +55,7 @@ from .rules.device_events import DeviceEvents
 from .rules.live_events import LiveEvents
 from .rules.readiness_report import OFF, Readiness
 from .rules.records import decode
+from .rules.repeats import Repeats
 from .rules.trace_memory import TraceMemory
 from .rules.upload import AudioLimits
 from .service_live import check_secrets, snapshot, successor
@@ -402,7 +404,9 @@ class Gateway:
         subscribers = Subscribers(servers, devices.events.live, self._count_lost_events)
         self._opened.callback(subscribers.close)
         device = OneDevice(connected, devices.events)
-        answer_queries(servers, connected, device, self.blocks, here, traces, subscribers)
+        loops = Repeats(0) if devices.mail is None else devices.mail.loops
+        top = Top(self.hub, devices.reconnects, loops, self._server_name, self._wall_clock)
+        answer_queries(servers, connected, device, self.blocks, here, traces, subscribers, top)
         self._watchers = Watchers(servers, devices.events.live, self._count_lost_events)
         self._opened.callback(self._watchers.close)
         return AdminContext(servers, connected, self.blocks, self._watchers, self.mailbox)
@@ -436,7 +440,8 @@ class Gateway:
         )
 
     def _make_mail(self, mailbox: Mailbox) -> Mail:
-        return Mail(mailbox, self.counters, self._clock, refresh_period_s(self.settings.member_ttl_s))
+        refresh_s = refresh_period_s(self.settings.member_ttl_s)
+        return Mail(mailbox, self.counters, self._clock, refresh_s, wall_clock=self._wall_clock)
 
     def _make_web(self, devices: DeviceContext) -> WebContext:
         settings = self.settings

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass, field
 
 from ..mailboxes.port import Mailbox
@@ -11,6 +12,8 @@ from .connected import Connected
 from .servers import Servers
 from .watchers import Watchers
 
+MAX_EXPENSIVE = 8
+"""So many requests that take long run at the same time."""
 MAX_CLIENTS = 8192
 """So many addresses with wrong tokens, and so many operators, are remembered: 1 MB each."""
 
@@ -19,6 +22,7 @@ MAX_CLIENTS = 8192
 class AdminContext:
     """Made by the composition root, handed over through ``initialize``; IOLoop thread only.
 
+    :ivar expensive: bounds the requests that take long
     :ivar guesses: wrong tokens, by address; :ivar requests: with a token, by its subject
     """
 
@@ -27,6 +31,7 @@ class AdminContext:
     blocks: Blocks
     watchers: Watchers
     mailbox: Mailbox | None = None
+    expensive: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(MAX_EXPENSIVE))
     guesses: Allowances = field(default_factory=lambda: Allowances(MAX_CLIENTS))
     guess_lines: LineBudget = field(default_factory=lambda: LineBudget(RateLimit(per_s=1, burst=10)))
     requests: Allowances = field(default_factory=lambda: Allowances(MAX_CLIENTS))

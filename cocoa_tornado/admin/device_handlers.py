@@ -12,7 +12,7 @@ from ..rules.admin_tokens import WRITE
 from ..rules.audiences import of_group, of_user
 from .connected import CLOSE, DEVICES, CloseOrder
 from .device import DEVICE, NOBODY, BoxRow, DeviceQuestion, empty, last_events, members_page, weigh
-from .handlers import AdminHandler
+from .handlers import AdminHandler, expensive
 from .requests import MAX_RECONNECT_S, read_selection, read_target, user_of, whole_number
 from .rows import DeviceRow, Page, Selection, merge
 from .servers import PATIENCE_S
@@ -24,6 +24,7 @@ EMPTY: Final = BoxRow(oldest=None, newest=None, acknowledged=None, messages=0, b
 class DevicesHandler(AdminHandler):
     """``GET devices``: those that are connected, over all servers, in pages."""
 
+    @expensive
     async def get(self) -> None:
         selection = read_selection(self.request.query_arguments)
         pages, missing = await self.ask(DEVICES, selection)
@@ -35,6 +36,7 @@ class MembersHandler(AdminHandler):
     """``GET groups/{name}/devices`` and ``users/{id}/devices``: the members, in pages. With a mailbox also those that
     are not connected; they have no connections, and their user and groups are not known."""
 
+    @expensive
     async def get(self, kind: str, text: str) -> None:
         target, asked = read_target(kind, text), read_selection(self.request.query_arguments)
         user, group = (target.id, None) if kind == "users" else (None, target.id)

@@ -14,7 +14,7 @@ from ..rules.audiences import audience_of
 from ..rules.records import Record, decode
 from ..web.publish_handler import PROBLEMS
 from .explain import HOLDERS, MAX_DEVICES, counts_of, explain, question_for
-from .handlers import AdminHandler
+from .handlers import AdminHandler, expensive
 from .servers import PATIENCE_S
 
 EMPTY: Final[dict[str, object]] = {"devices": [], "counts": {}, "more": False, "missing": []}
@@ -25,6 +25,7 @@ class ExplainHandler(AdminHandler):
 
     scopes: ClassVar = {"POST": READ}
 
+    @expensive
     async def post(self) -> None:
         decoded = decode(None, self.body(), int(self.context.devices.wall_clock() * 1000))
         if not isinstance(decoded, Record):

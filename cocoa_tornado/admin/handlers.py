@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
 from asyncio import Future
-from collections.abc import Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from types import TracebackType
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Concatenate, Final, ParamSpec, TypeAlias, TypeVar
 
 import msgspec
 from tornado.web import stream_request_body
@@ -31,11 +32,32 @@ GUESSES: Final = frozenset({"too_long", "malformed", "critical", "algorithm", "u
 REQUESTS: Final = RateLimit(per_s=50, burst=500)
 """Of one operator: each may be a query to every server."""
 
+H = TypeVar("H", bound="AdminHandler")
+P = ParamSpec("P")
+
 log = logging.getLogger("cocoa.admin")
+
+
+Method: TypeAlias = Callable[Concatenate[H, P], Coroutine[Any, Any, None]]
+"""Of a handler, for one HTTP method."""
 
 
 class WrongKind(Exception):
     """The token is a device's."""
+
+
+def expensive(method: Method[H, P]) -> Method[H, P]:
+    """A method that looks at many devices, or reads much. Few of them run at once; more are a 429."""
+
+    @functools.wraps(method)
+    async def bounded(self: H, /, *args: P.args, **kwargs: P.kwargs) -> None:
+        if self.admin.expensive.locked():
+            self.refuse(429, "Too many requests", {"Retry-After": "1"})
+            return
+        async with self.admin.expensive:
+            await method(self, *args, **kwargs)
+
+    return bounded
 
 
 async def judge_token(token: str, keys: KeyStore, device_keys: KeyStore, now: float) -> Operator:

@@ -19,6 +19,8 @@ from .quarantine_handlers import QuarantineHandler, RequeueHandler
 from .servers import Servers
 from .subscribers import SUBSCRIBE, Subscribers
 from .token_handlers import DeviceTokenHandler
+from .top import TOP, Top
+from .top_handlers import TopHandler
 from .trace_handlers import TraceHandler
 from .traces import TRACE, Traces
 
@@ -42,6 +44,7 @@ def admin_routes(admin: AdminContext) -> Routes:
         (f"{BASE}/messages/(.+)", TraceHandler, shared),
         (f"{BASE}/device-token", DeviceTokenHandler, shared),
         (f"{BASE}/events", EventsHandler, shared),
+        (f"{BASE}/top", TopHandler, shared),
     ]
 
 
@@ -53,6 +56,7 @@ def answer_queries(
     here: Here,
     traces: Traces,
     subscribers: Subscribers,
+    top: Top,
 ) -> None:
     """Have this server answer what the handlers of any server ask."""
     servers.answer(DEVICES, connected.page)
@@ -62,3 +66,4 @@ def answer_queries(
     servers.answer(HOLDERS, here.answer)
     servers.answer(TRACE, traces.answer)
     servers.answer(SUBSCRIBE, subscribers.answer)
+    servers.answer(TOP, top.answer)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from .handlers import AdminHandler
+from .handlers import AdminHandler, expensive
 from .requests import Invalid
 from .traces import TRACE, TraceQuestion, merge_traces
 
@@ -16,6 +16,7 @@ class TraceHandler(AdminHandler):
     """``GET messages/{id}``: the steps that a message has taken and what became of it at each device, after the fact.
     404 if no server that answers remembers it."""
 
+    @expensive
     async def get(self, text: str) -> None:
         try:
             if len(text.encode()) > MAX_ID_BYTES:

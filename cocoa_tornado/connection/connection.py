@@ -23,7 +23,7 @@ from ..rules.identity import DeviceIdentity
 from ..rules.labels import CLOSE_CODES
 from ..rules.terms import Later, Left, Terms
 from ..rules.trace_memory import Outcome
-from .device_context import DeviceContext
+from .device_context import SHORT_S, DeviceContext
 from .device_socket import DeviceSocket
 from .feed import BoxFeed
 from .making_room import OutboxLimits, Withdrawn
@@ -372,6 +372,9 @@ class DeviceConnection(SocketIO):
             is_last = not context.hub.is_device_connected(self.identity.device_id)
             self._box.close(audiences if is_last and ending.code != str(REPLACED.code) else None)
         self._note("closed", int(ending.code) if ending.code.isdecimal() else NO_CLOSE_FRAME)
+        now = context.wall_clock()
+        if now - self.connected_at < SHORT_S:
+            context.reconnects.note(self.identity.device_id, now)
         count(context.counters.closed, ending.code if ending.code in CLOSE_CODES else "other")
         unwritten = {"dropped": counted.lost} if self._box is None else {"left_in_box": counted.in_box}
         extra = {"outcome": ending.outcome, "code": ending.code, **unwritten}

@@ -17,6 +17,7 @@ from ..rules.device_events import DeviceEvents
 from ..rules.frames import Unmask
 from ..rules.identity import DeviceIdentity
 from ..rules.rate import LineBudget, RateLimit
+from ..rules.repeats import Repeats
 from ..rules.trace_memory import TraceMemory
 from .audio_session import AudioIntake
 from .flusher import Flushed, Flusher
@@ -27,6 +28,10 @@ from .mail import Mail
 from .masks import fastest_unmask
 
 UPLINK_LINES = RateLimit(per_s=1, burst=10)
+SHORT_S = 300.0
+"""A connection that was shorter counts as one of a device that connects again and again."""
+RECONNECT_QUIET_S = 600.0
+"""A device that has stayed connected, or away, for so long does so no longer."""
 
 
 class OpenConnection(Protocol):
@@ -91,6 +96,7 @@ class DeviceContext:
     :ivar mail: None without a mailbox
     :ivar memory: for operators: notes the messages that were queued and not written; None: nothing is remembered
     :ivar unmask: for the frames of clients
+    :ivar reconnects: for operators: the devices whose last connections were refused, or short
     """
 
     hub: Hub
@@ -112,3 +118,4 @@ class DeviceContext:
     sockets: OpenSockets = field(default_factory=OpenSockets)
     events: DeviceEvents = field(default_factory=DeviceEvents)
     memory: TraceMemory | None = None
+    reconnects: Repeats = field(default_factory=lambda: Repeats(RECONNECT_QUIET_S))

@@ -416,6 +416,8 @@ class BoxFeed:
         if ack.is_refused:
             self._mail.refuse_ack(self._outlet.who())
         elif ack.position is not None:
+            if self._mail.loops:
+                self._mail.loops.forget(self._device_id)
             self._mail.mailbox.acknowledge(self._device_id, ack.position)
 
     # -- questions and answers
@@ -505,6 +507,8 @@ class BoxFeed:
         reader = self._reader
         was_open, epoch = reader.normal.opened, reader.epoch
         missed, ack = reader.looked(result, self._mail.mailbox.key)
+        if not was_open and not reader.stands_by:
+            self._note_loop(result)
         if self._transients is not None and was_open and reader.epoch != epoch:
             self._transients.forget_places()
         if missed:
@@ -512,6 +516,15 @@ class BoxFeed:
             self._outlet.send(text_frame(gap_notice(missed)), 0, Terms(priority="high"))
         if ack is not None:
             self._carry_out(ack)
+
+    def _note_loop(self, box: Box) -> None:
+        """For operators: whether the connection begins with messages that were written on an earlier one."""
+        reader, loops = self._reader, self._mail.loops
+        begin = Numbers(reader.normal.position, reader.high.position)
+        if any(max(begin[name == HIGH], box.lane(name).gone) < box.lane(name).written for name in LANES):
+            loops.note(self._device_id, self._mail.wall_clock(), (box.epoch, begin))
+        else:
+            loops.forget(self._device_id)
 
     def _deliver(self, arrived: Arrived) -> None:
         """Queue what fits in the outbox."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -18,11 +19,14 @@ from ..rules.backoff import Backoff
 from ..rules.box import Box, Position
 from ..rules.claims import FencingToken
 from ..rules.rate import LineBudget, RateLimit
+from ..rules.repeats import Repeats
 from .questions import latest
 
 ACK_LINES = RateLimit(per_s=1, burst=10)
 RETRY_BASE_S, RETRY_CAP_S = 0.5, 5.0
 MAX_LATE_ACKS = 1_000
+LOOP_QUIET_S = 86_400.0
+"""A device that has not returned for so long is in no loop."""
 REFRESH_S = 86_400.0
 """How often a device that stays connected is refreshed in the mailbox, so that it is not forgotten: see
 :func:`refresh_period_s`."""
@@ -47,6 +51,8 @@ class Mail:
     :ivar clock: monotonic seconds
     :ivar refresh_s: how often a device that stays connected is refreshed
     :ivar late_acks: of connections that have ended
+    :ivar loops: for operators: the devices that got the same message again on each of their last connections
+    :ivar wall_clock: Unix seconds
     """
 
     mailbox: Mailbox
@@ -55,6 +61,8 @@ class Mail:
     refresh_s: float = REFRESH_S
     ack_lines: LineBudget = field(default_factory=lambda: LineBudget(ACK_LINES))
     late_acks: LateAcks = field(init=False)
+    loops: Repeats = field(default_factory=lambda: Repeats(LOOP_QUIET_S))
+    wall_clock: Callable[[], float] = time.time
 
     def __post_init__(self) -> None:
         self.late_acks = LateAcks(self)

@@ -244,7 +244,9 @@ class DeviceHandler(GatewayErrors, WebSocketHandler):
             self._end(refusal.outcome)
             if self.identity is not None and not self._is_plain:
                 devices = self.context.devices
-                devices.events.note(self.identity, "refused", refusal.status, devices.wall_clock())
+                now = devices.wall_clock()
+                devices.events.note(self.identity, "refused", refusal.status, now)
+                devices.reconnects.note(self.identity.device_id, now)
             self.refuse(refusal.status, refusal.message, refusal.headers)
 
     def _end(self, outcome: str) -> None:

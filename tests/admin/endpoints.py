@@ -32,6 +32,7 @@ ENDPOINTS: Final = (
     Endpoint("POST", "/device-token", "admin:write"),
     Endpoint("POST", "/explain", "admin:read"),
     Endpoint("GET", "/events", "admin:read"),
+    Endpoint("GET", "/top", "admin:read"),
     Endpoint("GET", "/quarantine", "admin:read"),
     Endpoint("POST", "/quarantine/0/0/requeue", "admin:write"),
 )

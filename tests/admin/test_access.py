@@ -237,6 +237,23 @@ async def test_too_many_requests_of_one_operator_are_a_429_for_this_one_alone(
     assert (await send(gateway, "GET", f"{BASE}/devices", admin_token(subject="bob"))).status == 200
 
 
+async def test_while_a_server_is_busy_with_long_requests_others_are_a_429_and_short_ones_are_answered(
+    start_admin: StartAdmin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cocoa_tornado.admin.context.MAX_EXPENSIVE", 0)
+    gateway = await start_admin()
+    refused = set()
+    for endpoint in ENDPOINTS:
+        response = await send(gateway, endpoint.method, BASE + endpoint.path, admin_token())
+        if response.status == 429:
+            refused.add(str(endpoint))
+            assert (message_of(response), response.headers["retry-after"]) == ("Too many requests", "1")
+    assert refused == {
+        *("GET /devices", "GET /groups/nobody/devices", "GET /users/99/devices", "GET /top"),
+        *("GET /messages/nothing", "POST /explain", "GET /quarantine"),
+    }
+
+
 # -- the log
 
 

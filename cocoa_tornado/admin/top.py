@@ -1,0 +1,153 @@
+"""The devices that an operator looks at first: those that read slowly, that connect again and again, or that get the
+same messages again and again."""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final
+
+import msgspec
+
+from ..hub import Client, Hub
+from ..rules.repeats import Repeat, Repeats
+from ..web.handlers import timestamp
+from .connected import CHUNK
+from .servers import Topic
+
+MAX_ROWS: Final = 100
+
+
+class TopQuestion(msgspec.Struct, frozen=True):
+    """:ivar limit: of each list"""
+
+    limit: int
+
+
+class ReaderRow(msgspec.Struct, frozen=True, kw_only=True):
+    """A connection. The fields are those of :class:`~.rows.ConnectionRow`."""
+
+    device_id: str
+    server: str
+    generation: str
+    queue: int
+    rtt_ms: float | None
+
+
+class RepeatRow(msgspec.Struct, frozen=True, kw_only=True):
+    """What has happened to a device ``count`` times.
+
+    :ivar since, last: Unix seconds
+    """
+
+    device_id: str
+    count: int
+    since: float
+    last: float
+
+
+class TopAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """What one server knows, in each list at most as many rows as asked for."""
+
+    queues: tuple[ReaderRow, ...] = ()
+    round_trips: tuple[ReaderRow, ...] = ()
+    reconnects: tuple[RepeatRow, ...] = ()
+    loops: tuple[RepeatRow, ...] = ()
+
+
+TOP: Final = Topic("top", TopQuestion, TopAnswer)
+
+
+class Top:
+    """This server's devices. IOLoop thread only; long work is divided between turns of the loop.
+
+    :param reconnects: connections that were short, or refused
+    :param loops: messages that were sent again
+    :param name: returns the name of this server
+    :param wall_clock: Unix seconds
+    """
+
+    def __init__(
+        self,
+        hub: Hub,
+        reconnects: Repeats,
+        loops: Repeats,
+        name: Callable[[], str],
+        wall_clock: Callable[[], float],
+    ) -> None:
+        self._hub, self._reconnects, self._loops = hub, reconnects, loops
+        self._name, self._wall_clock = name, wall_clock
+
+    def __repr__(self) -> str:
+        return f"<Top {self._hub!r}>"
+
+    async def answer(self, question: TopQuestion) -> TopAnswer:
+        limit, now = min(question.limit, MAX_ROWS), self._wall_clock()
+        queues, round_trips = list[ReaderRow](), list[ReaderRow]()
+        clients = list(self._hub)
+        for begin in range(0, len(clients), CHUNK):
+            if begin:
+                await asyncio.sleep(0)
+            rows = [self._row(client) for client in clients[begin : begin + CHUNK]]
+            queues = largest_queues([*queues, *rows], limit)
+            round_trips = longest_round_trips([*round_trips, *rows], limit)
+        return TopAnswer(
+            queues=tuple(queues),
+            round_trips=tuple(round_trips),
+            reconnects=_repeats(self._reconnects.most(limit, now)),
+            loops=_repeats(self._loops.most(limit, now)),
+        )
+
+    def _row(self, client: Client) -> ReaderRow:
+        health, generation = client.health, client.grant.generation
+        return ReaderRow(
+            device_id=client.identity.device_id,
+            server=self._name(),
+            generation=f"{generation.term}.{generation.number}",
+            queue=health.queued,
+            rtt_ms=None if health.round_trip_s is None else round(health.round_trip_s * 1000, 1),
+        )
+
+
+def _repeats(found: Iterable[tuple[str, Repeat]]) -> tuple[RepeatRow, ...]:
+    return tuple(
+        RepeatRow(device_id=device_id, count=row.times, since=row.since, last=row.last) for device_id, row in found
+    )
+
+
+def largest_queues(rows: Iterable[ReaderRow], limit: int) -> list[ReaderRow]:
+    """Those with the most messages that their sockets have not taken."""
+    return heapq.nlargest(limit, (row for row in rows if row.queue), key=lambda row: row.queue)
+
+
+def longest_round_trips(rows: Iterable[ReaderRow], limit: int) -> list[ReaderRow]:
+    """Those whose last pong took longest."""
+    return heapq.nlargest(limit, (row for row in rows if row.rtt_ms is not None), key=lambda row: row.rtt_ms or 0.0)
+
+
+def merge_top(answers: Sequence[TopAnswer], limit: int) -> dict[str, object]:
+    """The answer of all servers. What happened to a device at several of them counts together."""
+    return {
+        "queues": largest_queues((row for answer in answers for row in answer.queues), limit),
+        "round_trips": longest_round_trips((row for answer in answers for row in answer.round_trips), limit),
+        "reconnects": _together((row for answer in answers for row in answer.reconnects), limit),
+        "loops": _together((row for answer in answers for row in answer.loops), limit),
+    }
+
+
+def _together(rows: Iterable[RepeatRow], limit: int) -> list[dict[str, object]]:
+    by_id: dict[str, RepeatRow] = {}
+    for row in rows:
+        other = by_id.get(row.device_id, row)
+        by_id[row.device_id] = RepeatRow(
+            device_id=row.device_id,
+            count=row.count if other is row else row.count + other.count,
+            since=min(row.since, other.since),
+            last=max(row.last, other.last),
+        )
+    most = heapq.nlargest(limit, by_id.values(), key=lambda row: row.count)
+    return [
+        {"device_id": row.device_id, "count": row.count, "since": timestamp(row.since), "last": timestamp(row.last)}
+        for row in most
+    ]

@@ -1,0 +1,68 @@
+"""Devices to which the same thing happens again and again, for operators: a bounded table of the last ones. Pure."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Hashable
+from typing import Final, NamedTuple
+
+MAX_DEVICES: Final = 1_024
+
+
+class Repeat(NamedTuple):
+    """How often something has happened to a device.
+
+    :ivar since: when it happened first; :ivar last: when it happened last; both Unix seconds
+    :ivar what: only what is equal is the same thing
+    """
+
+    times: int
+    since: float
+    last: float
+    what: Hashable
+
+
+class Repeats:
+    """Counts, for each device, what happens to it again. Of more devices than :data:`MAX_DEVICES`, those are forgotten
+    to which nothing has happened for the longest time.
+
+    :param quiet_s: what happens later than that after the last time is counted from 1 again
+    """
+
+    __slots__ = ("_max_devices", "_quiet_s", "_rows")
+
+    def __init__(self, quiet_s: float, max_devices: int = MAX_DEVICES) -> None:
+        self._quiet_s, self._max_devices = quiet_s, max_devices
+        self._rows: dict[str, Repeat] = {}  # the one to which something has happened last is the last one
+
+    def __repr__(self) -> str:
+        return f"<Repeats of {len(self._rows)} devices>"
+
+    def __len__(self) -> int:
+        """How many devices are known."""
+        return len(self._rows)
+
+    def note(self, device_id: str, now: float, what: Hashable = None) -> None:
+        """It has happened.
+
+        :param now: Unix seconds
+        """
+        row = self._rows.pop(device_id, None)
+        if row is None or row.what != what or now - row.last > self._quiet_s:
+            row = Repeat(0, now, now, what)
+        if len(self._rows) >= self._max_devices:
+            del self._rows[next(iter(self._rows))]
+        self._rows[device_id] = Repeat(row.times + 1, row.since, now, what)
+
+    def forget(self, device_id: str) -> None:
+        """It has ended."""
+        self._rows.pop(device_id, None)
+
+    def most(self, limit: int, now: float) -> list[tuple[str, Repeat]]:
+        """Return the devices to which the same thing has happened most often, at least twice, and lately."""
+        found = (
+            (device_id, row)
+            for device_id, row in self._rows.items()
+            if row.times > 1 and now - row.last <= self._quiet_s
+        )
+        return heapq.nlargest(limit, found, key=lambda each: each[1].times)
