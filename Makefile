@@ -1,6 +1,6 @@
 # Developers and CI use the same targets.
 #
-#   make run     run the gateway with its embedded parts; prints a token and commands to try it
+#   make run     run the gateway with its embedded parts; prints a link to its console, a token and commands to try
 #   make demo    two devices speak at the same time, and each gets its own words
 #   make kafka   run a Kafka server on port 9092 (KAFKA_PORT) until Ctrl-C; it is empty at each start
 #   make test    all tests but the slow ones, in about four minutes; on Apache Kafka if Java and Maven are installed,
@@ -60,6 +60,8 @@ SOAK_SECONDS ?= 300
 
 run: $(VENV)/installed
 	@token=$$($(BIN)/cocoa mint-token --device-id doll-1 2>/dev/null) || { $(BIN)/cocoa mint-token --device-id doll-1; exit 1; }; \
+	link=$$($(BIN)/python -m cocoa_tornado_cli.console_link $(PORT) 2>/dev/null); \
+	if [ -n "$$link" ]; then printf '\n  Console, signed in for 12 hours:\n    %s\n' "$$link"; fi; \
 	printf '\n  Gateway   http://$(URL)\n  Devices   ws://$(URL)/ws\n  Token     %s\n' "$$token"; \
 	printf '\n  Try it, in another terminal:\n    %s\n' '$(BIN)/cocoa probe-device ws://$(URL)/ws --audio demo/somewhere.wav'; \
 	printf '\n  Or receive messages as the device doll-1, and send one from a third terminal:\n    %s\n' \

@@ -79,6 +79,7 @@ setup(
         "cocoa_tornado.admin",
         "cocoa_tornado.brokers",
         "cocoa_tornado.connection",
+        "cocoa_tornado.console",
         "cocoa_tornado.handover",
         "cocoa_tornado.identity",
         "cocoa_tornado.mailboxes",
@@ -96,7 +97,10 @@ setup(
     ],
     # cli/ is a folder of the repository; in site-packages a module named plain "cli" would belong to everybody.
     package_dir={"cocoa_tornado": "cocoa_tornado", "cocoa_tornado_cli": "cli"},
-    package_data={"cocoa_tornado": ["py.typed"]},
+    package_data={
+        "cocoa_tornado": ["py.typed"],
+        "cocoa_tornado.console": [f"static/{folder}*.*" for folder in ("", "css/", "js/", "js/pages/")],
+    },
     install_requires=REQUIREMENTS,
     extras_require=EXTRAS,
     entry_points={"console_scripts": ["cocoa = cocoa_tornado_cli.main:main"]},

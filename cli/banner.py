@@ -7,7 +7,10 @@ import logging
 import click
 
 from cocoa_tornado import __version__
+from cocoa_tornado.errors import KeyMaterialError
+from cocoa_tornado.logs_redaction import MeantToBeShown
 from cocoa_tornado.logs_writer import can_write_now
+from cocoa_tornado.settings import Settings
 
 from .streams import STDOUT, OutputLost
 
@@ -28,3 +31,20 @@ def announce(url: str) -> None:
             log.info("banner skipped", extra={"detail": "standard output is full"})
     except OutputLost as error:
         log.info("banner skipped", extra={"detail": error.message})
+
+
+def log_console_link(settings: Settings, url: str) -> None:
+    """Log the link to the web console, with a token, if the development key is in use.
+
+    :param url: of the admin API
+    """
+    # It needs the libraries of tokens, which a parent of workers does not have otherwise.
+    from .console_link import console_link
+
+    try:
+        link = console_link(settings, url)
+    except KeyMaterialError as error:
+        log.warning("console link unavailable", extra={"error": str(error)})
+        return
+    if link is not None:
+        log.info("console", extra={"open": MeantToBeShown(link)})

@@ -27,7 +27,7 @@ from cocoa_tornado.workers.channel import Channel
 from cocoa_tornado.workers.orphans import exit_without_parent
 from cocoa_tornado.workers.place import Place
 
-from .banner import announce
+from .banner import announce, log_console_link
 from .signals import ProcessSignals, waking
 
 COLLECT_AFTER = (5_000, 1, 5_000)
@@ -116,6 +116,7 @@ async def _run_gateway(launch: Launch, orders: Orders, channel: Channel | None) 
     collect_less_often()
     if channel is None:
         announce(gateway.url)
+        log_console_link(launch.settings, gateway.admin_url)
     else:
         channel.up(gateway.metrics, gateway.readiness)
     launch.notifier.ready()

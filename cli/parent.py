@@ -20,7 +20,7 @@ from cocoa_tornado.systemd import Notifier
 from cocoa_tornado.web.listening_sockets import reserve
 from cocoa_tornado.workers.parent import Parent
 
-from .banner import announce
+from .banner import announce, log_console_link
 from .signals import ProcessSignals
 
 log = logging.getLogger("cocoa.workers")
@@ -41,6 +41,7 @@ def run_parent(settings: Settings, signals: ProcessSignals, notifier: Notifier, 
     def on_serving() -> None:
         log.info("listening", extra={"url": url, "workers": settings.workers})
         announce(url)
+        log_console_link(settings, _admin_url(settings, url))
 
     def on_reload() -> None:
         # In a thread, because a secret may come from a slow pipe, and the workers must be watched meanwhile.
@@ -72,6 +73,12 @@ def run_parent(settings: Settings, signals: ProcessSignals, notifier: Notifier, 
         sock.close()
     log.info("stopped", extra={"status": status})
     return status
+
+
+def _admin_url(settings: Settings, url: str) -> str:
+    if settings.admin_port is None:
+        return url
+    return base_url(settings.admin_host, settings.admin_port, tls=settings.tls_cert is not None)
 
 
 def reload_log_level(read: Callable[[], Loaded]) -> None:

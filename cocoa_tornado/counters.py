@@ -32,6 +32,11 @@ class Histogram:
         """The sum of all observations."""
         return self._sum
 
+    @property
+    def count(self) -> int:
+        """The number of observations."""
+        return sum(self._counts)
+
     def cumulative(self) -> list[tuple[str, float]]:
         """Pairs of upper bound (as text) and number of observations up to it; the last bound is ``+Inf``."""
         total, found = 0, []

@@ -22,12 +22,18 @@ _GLANCE: Final = 96  # characters to decode where a token may begin in the middl
 _OPAQUE: Final = re.compile(r"(?<=[?&]token=)[^&\s'\"]+|(?<=[Bb]earer )[^\s'\",]{16,}")
 
 
+class MeantToBeShown(str):
+    """Text that the log shows with the token in it: nothing but the development link to the web console."""
+
+
 def redact(text: str) -> str:
     """Replace everything in ``text`` that looks like a token with ``[token]``.
 
     That is any JWT or its beginning, in any JSON spelling; the query argument ``token``; and a long word after
     ``Bearer``. This is the last line of defence: the gateway logs no URLs and no headers, but libraries may.
     """
+    if isinstance(text, MeantToBeShown):
+        return text
     if "." in text and not _FIRST_LETTERS.isdisjoint(text):
         text = _DOTTED.sub(_without_token, text)
     if "token=" in text or "earer " in text:

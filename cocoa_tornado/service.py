@@ -15,10 +15,13 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
+from cocoa_tornado import __version__
+
 from .admin.connected import Connected
 from .admin.context import AdminContext
 from .admin.device import OneDevice
 from .admin.explain import Here
+from .admin.overview import OVERVIEW, Overview
 from .admin.routes import admin_routes, answer_queries
 from .admin.servers import Servers
 from .admin.subscribers import Subscribers
@@ -32,6 +35,8 @@ from .connection.flusher import Flushed, Flusher, Housekeeping
 from .connection.intake import IntakeGate
 from .connection.keepalive import ExpiryCalendar, PingWheel
 from .connection.mail import Mail, refresh_period_s
+from .console.files import read_files
+from .console.handlers import ConsoleContext, console_routes
 from .counters import Counters
 from .errors import KeyMaterialError, ServiceError, SettingError
 from .handover.handover import HandOver
@@ -83,7 +88,7 @@ from .speech.port import SpeechEngine
 from .sweeper import Sweeper
 from .transcriber import Transcriber
 from .web.access_log import AccessLog
-from .web.application import RequestFilter, make_admin_application, make_application
+from .web.application import RequestFilter, Routes, make_admin_application, make_application
 from .web.audio_context import AudioContext
 from .web.handlers import WebContext
 from .web.listener import Listener
@@ -169,6 +174,13 @@ class Gateway:
 
     def _server_name(self) -> str:
         return self.settings.server_name or f"{socket.gethostname()}:{self.port}"
+
+    @property
+    def admin_url(self) -> str:
+        """Where the admin API and the console are."""
+        if self._admin_listener is None:
+            return self.url
+        return base_url(self.settings.admin_host, self.admin_port, tls=self.live.now.tls is not None)
 
     @property
     def url(self) -> str:
@@ -272,8 +284,7 @@ class Gateway:
         self.admin_port = sockets[0].getsockname()[1]
         self._opened.callback(listener.stop)
         listener.start(sockets)
-        url = base_url(settings.admin_host, self.admin_port, tls=live.now.tls is not None)
-        log.info("admin listening", extra={"url": url})
+        log.info("admin listening", extra={"url": self.admin_url})
 
     def _left_s(self, share: float = 1.0) -> float:
         """A share of the time until the gateway is to have stopped; never nothing at all."""
@@ -387,7 +398,7 @@ class Gateway:
         self._web = self._make_web(devices)
         access_log = AccessLog(self.settings.access_log)
         upgrader = Upgrader(self._web, access_log)
-        routes = admin_routes(self._make_admin(devices))
+        routes = [*admin_routes(self._make_admin(devices)), *self._console_routes()]
         if self.settings.admin_port is None:
             application = make_application(self._web, upgrader, access_log, routes)
             return RequestFilter(application, self._web, access_log), upgrader, None
@@ -395,6 +406,15 @@ class Gateway:
         admin_application = make_admin_application(self._web, access_log, routes)
         admin_front = RequestFilter(admin_application, self._web, access_log)
         return RequestFilter(application, self._web, access_log), upgrader, admin_front
+
+    def _console_routes(self) -> Routes:
+        if self.settings.console == "off":
+            return ()
+        return console_routes(ConsoleContext(read_files(), self._own_device_port))
+
+    def _own_device_port(self) -> int | None:
+        """The port of the devices; None if the admin API is there too."""
+        return None if self.settings.admin_port is None else self.port
 
     def _make_admin(self, devices: DeviceContext) -> AdminContext:
         servers = Servers(self.presence, self.relay, self._server_name)
@@ -407,12 +427,17 @@ class Gateway:
         loops = Repeats(0) if devices.mail is None else devices.mail.loops
         top = Top(self.hub, devices.reconnects, loops, self._server_name, self._wall_clock)
         answer_queries(servers, connected, device, self.blocks, here, traces, subscribers, top)
+        servers.answer(OVERVIEW, self._make_overview().answer)
         self._watchers = Watchers(servers, devices.events.live, self._count_lost_events)
         self._opened.callback(self._watchers.close)
         return AdminContext(servers, connected, self.blocks, self._watchers, self.mailbox)
 
     def _count_lost_events(self, count: int) -> None:
         self.counters.admin_events_lost += count
+
+    def _make_overview(self) -> Overview:
+        parts = (self.hub, self.counters, self.broker, self.mailbox, self.readiness, self._own_device_port)
+        return Overview(self._server_name, __version__, self._wall_clock(), *parts)
 
     def _make_traces(self) -> Traces:
         memory = self._memory or TraceMemory(0, self._wall_clock)

@@ -169,6 +169,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         *(
             "web",
             "identity",
+            "counters",
             "hub",
             "brokers.port",
             "mailboxes.port",
@@ -180,6 +181,7 @@ MAY_IMPORT: dict[str, set[str]] = {
             "plain_text",
         ),
     },
+    "console": {"web"},
     "probe": {"identity", "rules", "errors", "plain_text"},
     "service": {
         "live",
@@ -189,6 +191,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "admin.servers",
         "admin.subscribers",
         "admin.block_redis",
+        "console",
         "connection",
         "connection.keepalive",
         "connection.limits",
@@ -296,6 +299,7 @@ PACKAGES = {
     "admin",
     "brokers",
     "connection",
+    "console",
     "handover",
     "identity",
     "mailboxes",

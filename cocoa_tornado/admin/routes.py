@@ -15,6 +15,7 @@ from .event_handlers import EventsHandler
 from .explain import HOLDERS, Here
 from .explain_handlers import ExplainHandler
 from .message_handlers import MessagesHandler
+from .overview import OverviewHandler
 from .quarantine_handlers import QuarantineHandler, RequeueHandler
 from .servers import Servers
 from .subscribers import SUBSCRIBE, Subscribers
@@ -45,6 +46,7 @@ def admin_routes(admin: AdminContext) -> Routes:
         (f"{BASE}/device-token", DeviceTokenHandler, shared),
         (f"{BASE}/events", EventsHandler, shared),
         (f"{BASE}/top", TopHandler, shared),
+        (f"{BASE}/overview", OverviewHandler, shared),
     ]
 
 

@@ -53,6 +53,7 @@ from .rows import Setting, row, rows_of
 from .types import OptionalWhole
 
 HttpPublish = Literal["auto", "on", "off"]
+OnOff = Literal["on", "off"]
 LogFormat = Literal["auto", "text", "json"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 JwtAlgorithm = Literal["HS256", "HS384", "HS512", "RS256", "ES256", "EdDSA", "Ed25519", "Ed448"]
@@ -279,6 +280,12 @@ class Settings(KafkaSettings, PresenceSettings):
         None,
         "Port of the admin API's own listener; empty: it is on ``port``.",
         "With it, ``/`` and ``/api/v1/admin/`` are on this port only. 0 picks a free port, which the log names.",
+    )
+    console: OnOff = row(
+        ADMIN,
+        "on",
+        "Whether ``GET /`` serves the web console where the admin API is enabled.",
+        "Every piece of data that it shows comes from the admin API, with the operator's token.",
     )
 
     # Connections

@@ -30,6 +30,7 @@ ENDPOINTS: Final = (
     Endpoint("POST", "/messages", "admin:write"),
     Endpoint("GET", "/messages/nothing", "admin:read"),
     Endpoint("POST", "/device-token", "admin:write"),
+    Endpoint("GET", "/overview", "admin:read"),
     Endpoint("POST", "/explain", "admin:read"),
     Endpoint("GET", "/events", "admin:read"),
     Endpoint("GET", "/top", "admin:read"),

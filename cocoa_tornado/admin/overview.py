@@ -1,0 +1,135 @@
+"""How each server does, in the few figures that operators look at first."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, Final
+
+import msgspec
+
+from ..brokers.port import Broker
+from ..counters import LATENCY_BOUNDS_S, Counters
+from ..hub import Hub
+from ..mailboxes.port import Mailbox
+from ..rules.readiness_report import Readiness
+from ..web.handlers import timestamp
+from .handlers import AdminHandler
+from .servers import Topic
+
+
+class OverviewQuestion(msgspec.Struct, frozen=True):
+    """There is nothing to choose."""
+
+
+class ServerRow(msgspec.Struct, frozen=True, kw_only=True):
+    """One server.
+
+    :ivar started_at: RFC 3339, UTC
+    :ivar connections: of devices, now; ``devices`` may be fewer
+    :ivar failing: what keeps it from being ready; empty if it is
+    :ivar parts: as in ``GET /api/v1/ready``
+    :ivar lag: records that the broker holds and the server has not read; null if it is not known
+    :ivar waiting: messages in the mailbox, of all servers that share it; null if that is not known, or there is none
+    :ivar counters: since the start
+    :ivar latency: deliveries since the start, from the record's timestamp to the socket, by upper bound: one for each
+        of ``latency_bounds_ms``, and the slower ones
+    :ivar device_port: of ``/ws``, if the admin API has a port of its own
+    """
+
+    server: str
+    version: str
+    started_at: str
+    connections: int
+    devices: int
+    failing: list[str]
+    parts: Mapping[str, Mapping[str, Any]]
+    lag: int | None
+    waiting: int | None
+    waiting_bytes: int | None
+    counters: dict[str, int]
+    latency: list[int]
+    device_port: int | None = None
+
+
+OVERVIEW: Final = Topic("overview", OverviewQuestion, ServerRow)
+
+
+class Overview:
+    """This server's figures. IOLoop thread only.
+
+    :param name: returns the name of this server
+    :param started_at: Unix seconds
+    """
+
+    def __init__(
+        self,
+        name: Callable[[], str],
+        version: str,
+        started_at: float,
+        hub: Hub,
+        counters: Counters,
+        broker: Broker,
+        mailbox: Mailbox | None,
+        readiness: Callable[[], Readiness],
+        device_port: Callable[[], int | None],
+    ) -> None:
+        self._name, self._version, self._started_at = name, version, started_at
+        self._hub, self._counters, self._broker, self._mailbox = hub, counters, broker, mailbox
+        self._readiness, self._device_port = readiness, device_port
+
+    def __repr__(self) -> str:
+        return f"<Overview {self._name()}>"
+
+    async def answer(self, question: OverviewQuestion) -> ServerRow:
+        ready, mailbox = self._readiness(), None if self._mailbox is None else self._mailbox.status()
+        return ServerRow(
+            server=self._name(),
+            version=self._version,
+            started_at=timestamp(self._started_at),
+            connections=len(self._hub),
+            devices=len(self._hub.devices()),
+            failing=ready.failing,
+            parts=ready.parts,
+            lag=self._broker.status().lag,
+            waiting=None if mailbox is None else mailbox.messages,
+            waiting_bytes=None if mailbox is None else mailbox.size_bytes,
+            counters=self._totals(),
+            latency=self._latency(),
+            device_port=self._device_port(),
+        )
+
+    def _totals(self) -> dict[str, int]:
+        counters, broker = self._counters, self._broker.counters
+        lost = {} if self._mailbox is None else self._mailbox.counters.lost
+        accepted = counters.handshakes.get("accepted", 0)
+        return {
+            "read": broker.consumed,
+            "delivered": counters.latency.count,
+            "kept": counters.kept,
+            "not_connected": counters.unknown_device,
+            "dropped": sum(counters.dropped.values()),
+            "lost": sum(lost.values()),
+            "quarantined": sum(broker.quarantined.values()),
+            "from_devices": counters.device_messages,
+            "accepted": accepted,
+            "refused": sum(counters.handshakes.values()) - accepted,
+            "closed": sum(counters.closed.values()),
+        }
+
+    def _latency(self) -> list[int]:
+        found, before = [], 0
+        for _, total in self._counters.latency.cumulative():
+            found.append(int(total) - before)
+            before = int(total)
+        return found
+
+
+class OverviewHandler(AdminHandler):
+    """``GET overview``: a row for each server."""
+
+    bounds_ms: ClassVar = [round(bound * 1000, 3) for bound in LATENCY_BOUNDS_S]
+
+    async def get(self) -> None:
+        rows, missing = await self.ask(OVERVIEW, OverviewQuestion())
+        found = {"servers": sorted(rows, key=lambda row: row.server), "latency_bounds_ms": self.bounds_ms}
+        self.answer_struct(200, found | {"missing": missing})

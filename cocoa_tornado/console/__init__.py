@@ -1,0 +1,1 @@
+"""The web console: files for a browser, and the routes that serve them. All data comes from the admin API."""

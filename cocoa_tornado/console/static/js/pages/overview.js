@@ -1,0 +1,157 @@
+// How the gateway does, at a glance.
+
+import {chart} from "../charts.js";
+import {h, show} from "../dom.js";
+import {bytes, duration, milliseconds, number, plural, rate} from "../format.js";
+import {failed, id, loading, missingNote, note, pageHead, panel, pill, table} from "../parts.js";
+import {href} from "../router.js";
+import {samples} from "../samples.js";
+
+export const title = "Overview";
+
+const QUIET = new Set(["off", "local", "ready"]);
+
+function stat(name, label, chartOptions, read) {
+  const value = h("div", {class: "value"});
+  const drawing = chart(label, chartOptions);
+  const box = h("section", {class: "stat"}, h("h2", {}, name), value, drawing.figure);
+  return {
+    box,
+    update(points) {
+      const last = points.at(-1);
+      const {main, beside} = read(last, points);
+      show(value, h("strong", {}, main), beside && h("span", {}, beside));
+      drawing.update(points.map((point) => ({at: point.at, values: chartOptions.values(point)})));
+    },
+  };
+}
+
+const STATS = [
+  [
+    "Connected devices",
+    "Connections",
+    {format: number, least: 5, values: (point) => [point.connections]},
+    (last) => ({main: number(last.devices), beside: last.connections === last.devices ? "one connection each" : plural(last.connections, "connection")}),
+  ],
+  [
+    "Delivered",
+    "Messages delivered per second",
+    {format: (value) => `${rate(value)}/s`, least: 5, values: (point) => [point.rates?.delivered]},
+    (last) => ({main: `${rate(last.rates?.delivered)}/s`, beside: `${rate(last.rates?.read)}/s records read`}),
+  ],
+  [
+    "Latency, record to socket",
+    "Latency of delivery, median and 99 %",
+    {format: milliseconds, names: ["50 %", "99 %"], least: 5, values: (point) => [point.latency.p50, point.latency.p99]},
+    (last, points) => {
+      const latest = points.findLast((point) => point.latency.p50 !== null)?.latency;
+      return {main: milliseconds(latest?.p50), beside: latest ? `99 %: ${milliseconds(latest.p99)}` : "nothing delivered yet"};
+    },
+  ],
+  [
+    "Not delivered",
+    "Messages dropped, lost or for devices that are not connected, per second",
+    {format: (value) => `${rate(value)}/s`, least: 5, values: (point) => [undelivered(point.rates)]},
+    (last) => ({main: `${rate(undelivered(last.rates))}/s`, beside: last.waiting === null ? "no mailbox" : `${plural(last.waiting, "message")} in boxes`}),
+  ],
+];
+
+const undelivered = (rates) => (rates ? rates.not_connected + rates.dropped + rates.lost : undefined);
+
+/** What a part is doing, in a mark. */
+function partMark(name, part) {
+  const kind = !part.ok ? "bad" : QUIET.has(part.state) ? (part.state === "ready" ? "ok" : "") : "info";
+  return pill(kind, part.state === "ready" ? name : `${name}: ${part.state}`);
+}
+
+function attention(answer) {
+  const rows = answer.servers;
+  const total = (name) => rows.reduce((sum, row) => sum + (row.counters[name] ?? 0), 0);
+  const found = [missingNote(answer.missing)];
+  for (const row of rows) {
+    if (row.failing.length) found.push(note("bad", h("strong", {}, id(row.server), " is not ready: "), row.failing.join(", "), "."));
+    const warnings = Object.entries(row.parts).filter(([name, part]) => !part.ok && !row.failing.includes(name));
+    for (const [name, part] of warnings) found.push(note("warn", h("strong", {}, id(row.server), `: ${name} is ${part.state}`), part.message ? `. ${part.message}` : "."));
+  }
+  if (total("quarantined")) {
+    found.push(note("warn", plural(total("quarantined"), "record"), " could not be delivered as written and went to the quarantine. ", h("a", {href: href(["quarantine"])}, "Look at them")));
+  }
+  if (total("lost")) found.push(note("warn", plural(total("lost"), "message"), " left the mailbox unacknowledged: expired, or dropped from a full box."));
+  if (rows.some((row) => (row.lag ?? 0) > 1000)) found.push(note("warn", "Records wait to be read: the gateway is behind its topic by ", number(Math.max(...rows.map((row) => row.lag ?? 0))), "."));
+  return found;
+}
+
+const SERVER_COLUMNS = [
+  {title: "Server", cell: (row) => id(row.server)},
+  {title: "State", cell: (row) => (row.failing.length ? pill("bad", `not ready: ${row.failing.join(", ")}`) : pill("ok", "ready"))},
+  {title: "Up for", cell: (row) => h("span", {title: `since ${row.started_at}`}, duration(Math.max(0, (Date.now() - Date.parse(row.started_at)) / 1000)))},
+  {title: "Version", cell: (row) => row.version},
+  {title: "Connections", end: true, cell: (row) => number(row.connections)},
+  {title: "Delivered", end: true, cell: (row) => `${rate(row.rates?.delivered)}/s`},
+  {title: "Behind by", end: true, cell: (row) => (row.lag === null ? "–" : plural(row.lag, "record"))},
+];
+
+const TOTALS = [
+  ["read", "records read"],
+  ["delivered", "messages delivered"],
+  ["kept", "kept for later"],
+  ["not_connected", "for nobody connected"],
+  ["dropped", "dropped"],
+  ["quarantined", "quarantined"],
+  ["from_devices", "messages from devices"],
+  ["accepted", "connections accepted"],
+  ["refused", "refused"],
+];
+
+function totals(answer) {
+  const sum = (name) => answer.servers.reduce((found, row) => found + (row.counters[name] ?? 0), 0);
+  const mailbox = answer.servers.find((row) => row.waiting !== null);
+  return h(
+    "dl",
+    {class: "facts"},
+    TOTALS.map(([name, label]) => [h("dt", {}, label), h("dd", {class: "number"}, number(sum(name)))]),
+    mailbox && [h("dt", {}, "in the mailbox"), h("dd", {class: "number"}, `${plural(mailbox.waiting, "message")}, ${bytes(mailbox.waiting_bytes)}`)],
+  );
+}
+
+export function render(main, {signal}) {
+  const state = h("span");
+  const body = h("div", {}, loading(6));
+  main.append(pageHead(title, {actions: state}), body);
+  let drawn = null;
+
+  function build() {
+    const stats = STATS.map((options) => stat(...options));
+    const slots = {notes: h("div", {class: "notes"}), servers: h("div"), parts: h("div"), totals: h("div")};
+    show(
+      body,
+      slots.notes,
+      h("div", {class: "stats"}, stats.map((each) => each.box)),
+      panel("Servers", slots.servers, {bare: true}),
+      h("div", {class: "grid"}, panel("Parts", slots.parts), panel("Since the start", slots.totals)),
+    );
+    return {stats, slots};
+  }
+
+  function draw() {
+    if (samples.error && samples.error.status !== 0 && !samples.points.length) {
+      show(body, failed(samples.error));
+      drawn = null;
+      return;
+    }
+    const answer = samples.latest;
+    if (answer === null) return;
+    drawn ??= build();
+    const {stats, slots} = drawn;
+    const failing = answer.servers.filter((row) => row.failing.length);
+    show(state, failing.length ? pill("bad", "not ready") : answer.missing.length ? pill("warn", "servers missing") : pill("ok", "all ready"));
+    show(slots.notes, attention(answer));
+    stats.forEach((each) => each.update(samples.points));
+    show(slots.servers, table("Servers", SERVER_COLUMNS, answer.servers));
+    show(slots.parts, h("div", {class: "stack"}, answer.servers.map((row) => [answer.servers.length > 1 && h("h3", {}, id(row.server)), h("div", {class: "parts"}, Object.entries(row.parts).map(([name, part]) => partMark(name, part)))])));
+    show(slots.totals, totals(answer));
+  }
+
+  samples.onChange(draw, signal);
+  draw();
+}

@@ -1,0 +1,67 @@
+// Who is signed in. The token is in this module's memory and nowhere else: a reload forgets it.
+
+const SCOPES = ["admin:read", "admin:write", "admin:text"];
+const events = new EventTarget();
+let token = "";
+let claims = {};
+
+function claimsOf(text) {
+  try {
+    const payload = text.split(".")[1].replaceAll("-", "+").replaceAll("_", "/");
+    const data = Uint8Array.from(atob(payload), (char) => char.charCodeAt(0));
+    const found = JSON.parse(new TextDecoder().decode(data));
+    return found !== null && typeof found === "object" ? found : {};
+  } catch {
+    return {};
+  }
+}
+
+/** Take a token out of #token=..., and the token out of the address. Returns whether there was one. */
+export function takeFromFragment() {
+  const found = /^#token=([^&]*)/.exec(location.hash);
+  if (found === null) return false;
+  history.replaceState(null, "", `${location.pathname}${location.search}#/`);
+  signIn(decodeURIComponent(found[1]));
+  return true;
+}
+
+/** Use this token from now on; the server judges it. */
+export function signIn(text) {
+  token = text.trim();
+  claims = claimsOf(token);
+  events.dispatchEvent(new CustomEvent("change"));
+}
+
+/** Forget the token.
+ * @param reason why, for the person who has to sign in again */
+export function signOut(reason = "") {
+  token = "";
+  claims = {};
+  events.dispatchEvent(new CustomEvent("change", {detail: reason}));
+}
+
+export const onChange = (listener) => events.addEventListener("change", (event) => listener(event.detail ?? ""));
+
+export const session = {
+  get token() {
+    return token;
+  },
+  get isSignedIn() {
+    return token !== "";
+  },
+  get subject() {
+    return typeof claims.sub === "string" ? claims.sub : "";
+  },
+  /** Date, or null if the token does not say */
+  get expires() {
+    return typeof claims.exp === "number" ? new Date(claims.exp * 1000) : null;
+  },
+  get scopes() {
+    const words = typeof claims.scope === "string" ? claims.scope.split(" ") : claims.scope;
+    return Array.isArray(words) ? SCOPES.filter((scope) => words.includes(scope)) : [];
+  },
+  /** What the token says; the server decides. */
+  may(scope) {
+    return this.scopes.includes(scope);
+  },
+};

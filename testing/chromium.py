@@ -1,0 +1,224 @@
+"""Drives a headless Chromium by its DevTools protocol: opens pages, presses keys, reads what the page says."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import itertools
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+from websockets.asyncio.client import ClientConnection, connect
+
+from .browser import CHROMIUM, PATIENCE_S
+
+FLAGS = (
+    *("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-extensions", "--mute-audio"),
+    *("--remote-debugging-port=0", "--hide-scrollbars"),
+)
+KEYS = {"Tab": 9, "Enter": 13, "Escape": 27, " ": 32, "ArrowLeft": 37, "ArrowRight": 39, "ArrowDown": 40}
+
+
+class PageError(Exception):
+    """A script of the test threw, or the browser refused a command."""
+
+
+class Chromium:
+    """One browser process. Pages share its profile; each has a socket of its own."""
+
+    def __init__(self, port: int, path: str) -> None:
+        self._address, self._path = f"ws://127.0.0.1:{port}", path
+        self._open: list[Page] = []
+
+    async def page(self, url: str, width: int = 1280, height: int = 800, *, dark: bool = False) -> Page:
+        """Open a page in a new tab; returns once it has loaded."""
+        async with connect(f"{self._address}{self._path}", max_size=None, proxy=None) as control:
+            command = {"id": 1, "method": "Target.createTarget", "params": {"url": "about:blank"}}
+            await control.send(json.dumps(command))
+            target = json.loads(await control.recv())["result"]["targetId"]
+        page = Page(await connect(f"{self._address}/devtools/page/{target}", max_size=None, proxy=None))
+        self._open.append(page)
+        await page.begin(width, height, dark=dark)
+        await page.go(url)
+        return page
+
+    async def close(self) -> None:
+        for page in self._open:
+            await page.close()
+
+
+class Page:
+    """One tab.
+
+    :ivar faults: what the page's scripts threw or logged as errors, blocked loads and violations of its policy among
+        them
+    :ivar dialogs: the texts of ``alert`` and its kin, each dismissed at once
+    """
+
+    def __init__(self, socket: ClientConnection) -> None:
+        self.faults: list[str] = []
+        self.dialogs: list[str] = []
+        self._socket = socket
+        self._numbers = itertools.count(1)
+        self._waiting: dict[int, asyncio.Future[dict[str, Any]]] = {}
+        self._loaded = asyncio.Event()
+        self._reader = asyncio.ensure_future(self._read())
+
+    async def begin(self, width: int, height: int, *, dark: bool) -> None:
+        for domain in ("Page", "Runtime", "Log"):
+            await self.call(f"{domain}.enable")
+        await self.look(width, height, dark=dark)
+
+    async def look(self, width: int, height: int, *, dark: bool = False) -> None:
+        """Set the size of the window and the theme of the system."""
+        size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
+        await self.call("Emulation.setDeviceMetricsOverride", **size)
+        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+        await self.call("Emulation.setEmulatedMedia", features=[scheme])
+
+    async def go(self, url: str) -> None:
+        """Open a URL, and wait until it has loaded."""
+        self._loaded.clear()
+        await self.call("Page.navigate", url=url)
+        async with asyncio.timeout(PATIENCE_S):
+            await self._loaded.wait()
+
+    async def evaluate(self, script: str) -> Any:
+        """The value of an expression, or of what its promise resolves to. No policy of the page forbids it."""
+        answer = await self.call("Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True)
+        if "exceptionDetails" in answer:
+            raise PageError(described(answer["exceptionDetails"]))
+        return answer["result"].get("value")
+
+    async def until(self, script: str) -> Any:
+        """Evaluate an expression until it is true, and return its value."""
+        found = None
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                while not (found := await self.evaluate(script)):
+                    await asyncio.sleep(0.05)
+        except TimeoutError:
+            text = await self.evaluate("document.body.innerText")
+            raise PageError(f"never true: {script}\n{text}\n{self.faults}") from None
+        return found
+
+    async def until_text(self, text: str) -> None:
+        """Wait until the page shows a text."""
+        await self.until(f"document.body.innerText.includes({json.dumps(text)})")
+
+    async def click(self, script: str) -> None:
+        """Wait for an element, and click it.
+
+        :param script: an expression, as :func:`by_text` makes it
+        """
+        await self.until(f"(() => {{ const found = {script}; found?.click(); return Boolean(found); }})()")
+
+    async def fill(self, selector: str, text: str) -> None:
+        """Put a text into a field, as if it had been typed."""
+        await self.until(f"(document.querySelector({json.dumps(selector)})?.select?.(), true)")
+        await self.evaluate(f"document.querySelector({json.dumps(selector)}).focus()")
+        await self.call("Input.insertText", text=text)
+
+    async def press(self, key: str, *, shift: bool = False) -> None:
+        """Press and release a key."""
+        code = KEYS.get(key, 0)
+        common = {"key": key, "windowsVirtualKeyCode": code, "modifiers": 8 if shift else 0}
+        text = {"Enter": "\r", " ": " "}.get(key)
+        await self.call("Input.dispatchKeyEvent", type="keyDown", **common, **({"text": text} if text else {}))
+        await self.call("Input.dispatchKeyEvent", type="keyUp", **common)
+
+    async def screenshot(self, path: Path, *, whole: bool = False) -> None:
+        """Write a PNG of the window, or of the whole page."""
+        answer = await self.call("Page.captureScreenshot", captureBeyondViewport=whole)
+        path.write_bytes(base64.b64decode(answer["data"]))
+
+    async def call(self, method: str, **params: Any) -> dict[str, Any]:
+        """One command of the protocol."""
+        number = next(self._numbers)
+        answer: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
+        self._waiting[number] = answer
+        await self._socket.send(json.dumps({"id": number, "method": method, "params": params}))
+        async with asyncio.timeout(PATIENCE_S):
+            return await answer
+
+    async def close(self) -> None:
+        self._reader.cancel()
+        await self._socket.close()
+
+    async def _read(self) -> None:
+        async for text in self._socket:
+            message = json.loads(text)
+            if "id" in message:
+                waiting = self._waiting.pop(message["id"])
+                if "error" in message:
+                    waiting.set_exception(PageError(message["error"]["message"]))
+                else:
+                    waiting.set_result(message["result"])
+            else:
+                self._on_event(message["method"], message["params"])
+
+    def _on_event(self, method: str, params: dict[str, Any]) -> None:
+        if method == "Page.loadEventFired":
+            self._loaded.set()
+        elif method == "Runtime.exceptionThrown":
+            self.faults.append(described(params["exceptionDetails"]))
+        elif method == "Log.entryAdded" and params["entry"]["level"] == "error":
+            self.faults.append(f"{params['entry']['text']} {params['entry'].get('url', '')}")
+        elif method == "Runtime.consoleAPICalled" and params["type"] == "error":
+            self.faults.append(" ".join(str(each.get("value", each.get("description"))) for each in params["args"]))
+        elif method == "Page.javascriptDialogOpening":
+            self.dialogs.append(params["message"])
+            number = next(self._numbers)
+            self._waiting[number] = asyncio.get_running_loop().create_future()
+            command = {"id": number, "method": "Page.handleJavaScriptDialog", "params": {"accept": False}}
+            asyncio.ensure_future(self._socket.send(json.dumps(command)))
+
+
+def described(details: dict[str, Any]) -> str:
+    return str(details.get("exception", {}).get("description") or details["text"])
+
+
+def by_text(selector: str, text: str) -> str:
+    """A script that finds the first visible element of this selector whose text, or label, is ``text``."""
+    return (
+        f"[...document.querySelectorAll({json.dumps(selector)})].find((each) => each.checkVisibility()"
+        f" && [each.textContent.trim(), each.getAttribute('aria-label')].includes({json.dumps(text)}))"
+    )
+
+
+@contextlib.asynccontextmanager
+async def chromium(folder: Path, *flags: str) -> AsyncIterator[Chromium]:
+    """Run a browser.
+
+    :param folder: an empty folder for its profile
+    """
+    assert CHROMIUM is not None
+    process = await asyncio.create_subprocess_exec(
+        *(CHROMIUM, *FLAGS, *flags, f"--user-data-dir={folder}", "about:blank"),
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.DEVNULL,
+    )
+    browser: Chromium | None = None
+    try:
+        browser = Chromium(*await _endpoint(folder / "DevToolsActivePort"))
+        yield browser
+    finally:
+        if browser is not None:
+            await browser.close()
+        process.terminate()
+        await process.wait()
+
+
+async def _endpoint(path: Path) -> tuple[int, str]:
+    """The port and the path of the protocol, once the browser has written them."""
+    async with asyncio.timeout(PATIENCE_S):
+        while True:
+            with contextlib.suppress(OSError):
+                lines = path.read_text(encoding="ascii").splitlines()
+                if len(lines) >= 2:
+                    return int(lines[0]), lines[1]
+            await asyncio.sleep(0.05)

@@ -1,0 +1,41 @@
+"""``GET overview``: what the console's first page shows."""
+
+from __future__ import annotations
+
+import pytest
+
+from ..admin.conftest import StartAdmin, ask, two_admins
+from ..harness import Harness
+
+__all__ = ["two_admins"]
+
+pytestmark = pytest.mark.gen_test(timeout=60)
+
+
+async def test_it_counts_connections_and_what_became_of_messages(start_admin: StartAdmin) -> None:
+    gateway = await start_admin(server_name="a", mailbox="memory://")
+    device = await gateway.connect("doll")
+    await gateway.publish("doll", "hello")
+    await device.recv()
+    await gateway.publish("away", "later")
+    while True:
+        answered = await ask(gateway, "GET", "/overview")
+        (row,) = answered.body["servers"]
+        if row["counters"]["kept"] and row["counters"]["delivered"] and row["waiting"]:
+            break
+    assert (row["server"], row["connections"], row["devices"]) == ("a", 1, 1)
+    assert row["counters"]["read"] == 2
+    assert (row["counters"]["accepted"], row["counters"]["refused"]) == (1, 0)
+    assert sum(row["latency"]) == row["counters"]["delivered"]
+    assert len(row["latency"]) == len(answered.body["latency_bounds_ms"]) + 1
+    assert row["failing"] == []
+    assert row["parts"]["mailbox"] == {"ok": True, "state": "ready"}
+    assert row["device_port"] is None
+    assert answered.body["missing"] == []
+
+
+async def test_each_server_has_a_row(two_admins: tuple[Harness, Harness]) -> None:
+    first, second = two_admins
+    await second.connect("doll")
+    answered = await ask(first, "GET", "/overview")
+    assert [(row["server"], row["connections"]) for row in answered.body["servers"]] == [("a", 0), ("b", 1)]
