@@ -66,6 +66,7 @@ class Page:
         self._numbers = itertools.count(1)
         self._waiting: dict[int, asyncio.Future[dict[str, Any]]] = {}
         self._loaded = asyncio.Event()
+        self._dismissing: asyncio.Future[dict[str, Any]] | None = None
         self._reader = asyncio.ensure_future(self._read())
 
     async def begin(self, width: int, height: int, *, dark: bool) -> None:
@@ -172,10 +173,7 @@ class Page:
             self.faults.append(" ".join(str(each.get("value", each.get("description"))) for each in params["args"]))
         elif method == "Page.javascriptDialogOpening":
             self.dialogs.append(params["message"])
-            number = next(self._numbers)
-            self._waiting[number] = asyncio.get_running_loop().create_future()
-            command = {"id": number, "method": "Page.handleJavaScriptDialog", "params": {"accept": False}}
-            asyncio.ensure_future(self._socket.send(json.dumps(command)))
+            self._dismissing = asyncio.ensure_future(self.call("Page.handleJavaScriptDialog", accept=False))
 
 
 def described(details: dict[str, Any]) -> str:

@@ -43,7 +43,7 @@ class ConsoleHandler(GatewayErrors):
         policy = content_security_policy(
             request.host, tls=request.protocol == "https", device_port=self.console.device_port()
         )
-        for field, value in (SAFETY | {"Content-Security-Policy": policy}).items():
+        for field, value in {**SAFETY, "Content-Security-Policy": policy}.items():
             self.set_header(field, value)
         self.set_header("ETag", file.etag)
         # A new release is seen at once; an unchanged file costs no body.
