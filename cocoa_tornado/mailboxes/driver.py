@@ -24,9 +24,9 @@ from .asking import Asker, fail
 from .backlog import Backlog, Call, CommitGroup, GroupLimits, PendingJoin
 from .chore import Chore
 from .fan_out_pace import FanOutPace
-from .port import Doorbell, Entry, FanOut, FanOutStep, LaneRead, MailboxCounters, MailboxState, MailboxStatus
+from .port import Doorbell, Entry, FanOut, FanOutStep, LaneRead, MailboxCounters, MailboxState, MailboxStatus, NamedPage
 from .readiness import MailboxReadiness, Operation
-from .store import Committed, Ledger, ListMembers, Look, Query, Read, Store, StoreFault, StoreTiming
+from .store import Committed, FindId, Ledger, ListMembers, Look, Query, Read, Store, StoreFault, StoreTiming
 from .upkeep import Upkeep
 
 CLOSING_RETRY_S: Final = 0.1
@@ -148,6 +148,9 @@ class Driver:
 
     def members(self, audience: Audience, after: str, most: int) -> asyncio.Future[list[str]]:
         return self._ask(ListMembers(audience, after, most))
+
+    def find_id(self, id_: str, cursor: int = 0, device_id: str | None = None) -> asyncio.Future[NamedPage]:
+        return self._ask(FindId(id_, cursor, device_id))
 
     def read(
         self, device_id: str, lanes: Sequence[LaneRead], fencing_token: FencingToken | None = None

@@ -25,7 +25,19 @@ from ..rules.seen import SeenOffsets, judge
 from . import fan_out_bound
 from .backlog import Call
 from .memory_box import KeptBox, Removed
-from .port import RECORDED, Doorbell, Entry, FanOut, FanOutStep, LaneRead, MailboxCounters, MailboxState, MailboxStatus
+from .port import (
+    RECORDED,
+    Doorbell,
+    Entry,
+    FanOut,
+    FanOutStep,
+    LaneRead,
+    MailboxCounters,
+    MailboxState,
+    MailboxStatus,
+    NamedMessage,
+    NamedPage,
+)
 from .store import FAN_OUT_STEP
 
 SWEEP_BOXES: Final = 300
@@ -142,6 +154,11 @@ class MemoryStore:
 
     def members(self, audience: Audience, after: str, most: int) -> list[str]:
         return heapq.nsmallest(most, [device_id for device_id in self._members.of(audience) if device_id > after])
+
+    def find_id(self, id_: str, device_id: str | None) -> list[NamedMessage]:
+        boxes = self._kept.items() if device_id is None else [(device_id, self._kept.get(device_id))]
+        found = [(name, kept.place_of(id_)) for name, kept in boxes if kept is not None]
+        return [NamedMessage(name, *place) for name, place in found if place is not None]
 
     def look(self, device_id: str) -> Box:
         kept = self._kept.get(device_id)
@@ -369,6 +386,9 @@ class MemoryMailbox:
 
     def members(self, audience: Audience, after: str, most: int) -> asyncio.Future[list[str]]:
         return _done(self._store.members(audience, after, most))
+
+    def find_id(self, id_: str, cursor: int = 0, device_id: str | None = None) -> asyncio.Future[NamedPage]:
+        return _done(NamedPage(self._store.find_id(id_, device_id), 0))
 
     def look(self, device_id: str) -> asyncio.Future[Box]:
         return _done(self._store.look(device_id))

@@ -176,6 +176,10 @@ class KeptBox:
             return False
         return now - named.stored_s < ID_REMEMBERED_S or named.number in self._lane(named.lane).messages
 
+    def place_of(self, id_: str) -> tuple[LaneName, int, float] | None:
+        """Where the message with this ``id`` is, or was, and when it was stored; None: it is not known."""
+        return None if self._named is None else self._named.get(id_)
+
     def append(self, entry: Entry, audience: Audience | None, now: float) -> tuple[int, Removed]:
         """Store a message. Returns its number, and the message that it replaces, if any."""
         _, payload, timestamp_ms, _, _, options, expires_ms = entry

@@ -100,6 +100,26 @@ class FanOutStep(NamedTuple):
         return self.options is not None and self.options.is_transient
 
 
+class NamedMessage(NamedTuple):
+    """Where the message with an ``id`` is in a box, or was.
+
+    :ivar number: in its lane; :data:`NOT_STORED`: it was transient
+    :ivar stored_s: Unix seconds
+    """
+
+    device_id: str
+    lane: LaneName
+    number: int
+    stored_s: float
+
+
+class NamedPage(NamedTuple):
+    """:ivar cursor: where to go on; 0: that was all"""
+
+    found: Sequence[NamedMessage]
+    cursor: int
+
+
 class Doorbell:
     """Has a mailbox wake the servers that hold devices, in the step in which it stores messages for them.
 
@@ -272,6 +292,14 @@ class Mailbox(Protocol):
         """The first ``most`` members of an audience whose device ids come after another one, by the bytes of the ids;
         those that were stored before this call. For operators: it takes time in proportion to all members. Fails like
         :meth:`look`."""
+
+    def find_id(self, id_: str, cursor: int = 0, device_id: str | None = None) -> asyncio.Future[NamedPage]:
+        """Find the messages with an ``id`` that are in boxes, or whose ``id`` is remembered, in some hundred boxes at a
+        time. For operators: all of it takes time in proportion to all boxes. Fails like :meth:`look`.
+
+        :param cursor: of the page before; 0: begin
+        :param device_id: look into the box of this device only
+        """
 
     def look(self, device_id: str) -> asyncio.Future[Box]:
         """The state of a device's box, including all marks set before this call. Never raises; the future fails with

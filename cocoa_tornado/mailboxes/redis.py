@@ -47,18 +47,21 @@ from .redis_replies import (
     join_arguments,
     key_name,
     mark_arguments,
+    named_of,
     pages_of,
     promise_of,
     refusal_of,
     steps_of,
 )
-from .redis_scripts import FAN_OUT, JOIN, MARK, OPEN, READ, SCHEMA, SCRIPTS, SWEEP
-from .store import FAN_OUT_STEP, Committed, Ledger, ListMembers, Look, Query, QueryResult, StoreTiming
+from .redis_scripts import FAN_OUT, FIND_ID, JOIN, MARK, OPEN, READ, SCHEMA, SCRIPTS, SWEEP
+from .store import FAN_OUT_STEP, Committed, FindId, Ledger, ListMembers, Look, Query, QueryResult, StoreTiming
 
 TIMING: Final = StoreTiming(retry_s=(0.2, 5.0), patience_s=5.0, hang=NOT_ANSWERING, start_waits=False, queries=50)
 LIMITS: Final = GroupLimits(max_entries=2_000, max_bytes=4 * 1024 * 1024, max_marks=1_000)
 SOURCES_AT_ONCE = 8
 SWEEP_BOXES, SWEEP_MESSAGES, SWEEP_MEMBERS = 200, 500, 500
+BOXES_AT_ONCE: Final = 200
+"""So many boxes are searched for an ``id`` in one script."""
 STEP: Final = 25
 """Messages of a fan-out that one script stores: Redis does nothing else meanwhile."""
 
@@ -247,6 +250,10 @@ class RedisStore:
     def _query(self, query: Query) -> Command:
         if isinstance(query, ListMembers):
             return [b"ZRANGE", MEMBERS + query.audience.encode(), b"0", b"-1"]
+        if isinstance(query, FindId):
+            id_, cursor, device_id = query
+            where = (b"%d" % cursor, b"%d" % BOXES_AT_ONCE) if device_id is None else (b"", device_key(device_id))
+            return FIND_ID.call(self._stamp(), id_.encode(), *where)
         now = self._clock()
         fencing_token = None if isinstance(query, Look) else query.fencing_token
         guarded = [self._asking.process or b"", guard_argument(query.device_id, fencing_token)]
@@ -265,6 +272,8 @@ class RedisStore:
         fault = refusal_of(reply)
         if fault is not None:
             return fault
+        if isinstance(query, FindId):
+            return named_of(reply)
         if reply[0] == b"superseded":
             return Superseded(f"another connection holds {query.device_id!r}")
         if reply[0] == b"term":

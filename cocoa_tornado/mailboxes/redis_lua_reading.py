@@ -60,6 +60,26 @@ end
 return reply
 """
 
+FIND_ID: Final = """
+-- ARGV: key and epoch, the id, where to go on, how many boxes to look into; or '' and a device instead
+local why = enter()
+if why then return {why} end
+local id, found, cursor, names = '=' .. ARGV[2], {}, '0', {ARGV[4]}
+if ARGV[3] ~= '' then
+  local page = try('ZSCAN', root .. 'due', ARGV[3], 'COUNT', ARGV[4]) or {'0', {}}
+  cursor, names = page[1], {}
+  for at = 1, #page[2], 2 do names[#names + 1] = page[2][at] end
+end
+for _, name in ipairs(names) do
+  local place = try('HGET', root .. 'i:' .. name, id)
+  local ms, lane, number = string.match(place or '', '^%d+ (%d+) (%a)(%d+)$')
+  if ms then
+    for _, part in ipairs({name, lane, number, ms}) do found[#found + 1] = part end
+  end
+end
+return {'named', cursor, found, foreign}
+"""
+
 OPEN: Final = """
 -- ARGV: the key that the gateway knows, or empty; a key for a new mailbox; its schema; the run id of this Redis, or
 -- empty if it is hidden; what the gateway knows: messages ever stored, epoch (or empty), lowest number for a new epoch,

@@ -12,7 +12,7 @@ from ..rules.claims import FencingToken, bucket_of
 from ..rules.feed import Page
 from ..rules.retracted import retracted_of_text
 from .backlog import PendingJoin
-from .port import FanOut, FanOutStep, LaneRead
+from .port import FanOut, FanOutStep, LaneRead, NamedMessage, NamedPage
 from .redis_faults import RedisStoreFault
 from .redis_group import device_key, number_of
 
@@ -67,6 +67,17 @@ def pages_of(reply: list[Any], marks: Iterable[Mark], lanes: Sequence[LaneRead])
         ]
         pages.append(Page(messages, lane.last, lane.base, lane.acked or 0, lane.retracted))
     return pages
+
+
+def named_of(reply: list[Any]) -> NamedPage:
+    """The messages with an ``id``, in the reply of the script that finds them."""
+    _, cursor, parts, _ = reply
+    rows = zip(*(parts[at::4] for at in range(4)), strict=True)
+    found = [
+        NamedMessage(name.decode("utf-8", "replace"), "high" if lane == b"h" else "normal", int(number), int(ms) / 1000)
+        for name, lane, number, ms in rows
+    ]
+    return NamedPage(found, int(cursor))
 
 
 def mark_arguments(marks: Mapping[str, Mark]) -> list[bytes]:
@@ -159,7 +170,7 @@ def foreign_keys(reply: Any) -> list[bytes]:
             return [key]
         case [b"box", _, _, _, _, [*keys], *_]:
             return keys
-        case [b"open" | b"stored" | b"stepped" | b"joined" | b"marked" | b"swept", *_, [*keys]]:
+        case [b"open" | b"stored" | b"stepped" | b"joined" | b"marked" | b"named" | b"swept", *_, [*keys]]:
             return keys
     return []
 

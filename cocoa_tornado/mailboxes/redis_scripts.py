@@ -54,6 +54,7 @@ from .redis_lua_base import BASE, GUARD, MAILBOX
 from .redis_lua_boxes import BOXES, LEAVING, MESSAGES, RETRACTED, TRIM
 from .redis_lua_delivery import DELIVER, IDS, LIMITS, SHRINK, SPECIAL
 from .redis_lua_fan_outs import FAN_OUTS
+from .redis_lua_reading import FIND_ID as _FIND_ID
 from .redis_lua_reading import OPEN as _OPEN
 from .redis_lua_reading import READ as _READ
 from .redis_lua_storing import APPEND as _APPEND
@@ -94,10 +95,11 @@ _STORING: Final = "".join(
 
 OPEN = Script(BASE, _OPEN, key=META)
 READ = Script(_BOXES, GUARD, _READ, key=META)
+FIND_ID = Script(_BOXES, _FIND_ID, key=META)
 APPEND = Script(_STORING, _lazily("bells", _PRESENCE + BELLS, "ring"), _APPEND, key=META)
 FAN_OUT = Script(_STORING, _FAN_OUT, key=META)
 JOIN = Script(_UPKEEP, GUARD, _JOIN, key=META)
 MARK = Script(_UPKEEP, GUARD, _MARK, key=META)
 SWEEP = Script(_UPKEEP, _SWEEP, key=META)
 
-SCRIPTS: Final = (OPEN, READ, APPEND, FAN_OUT, JOIN, MARK, SWEEP)
+SCRIPTS: Final = (OPEN, READ, FIND_ID, APPEND, FAN_OUT, JOIN, MARK, SWEEP)

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
-from typing import NamedTuple
+import sys
+from collections.abc import Iterable
+from typing import Final, NamedTuple
 
 from ..rules.box import Box, Epochs, Lane, Marks, StoredMessage, with_marks
 from ..rules.feed import Page
-from .port import LaneRead
+from .port import LaneRead, NamedMessage, NamedPage
 from .sqlite_boxes import COLUMNS, BoxRow
 from .sqlite_epochs import epochs_of
 from .store import Read
+
+BOXES_AT_ONCE: Final = 500
+"""So many boxes are searched for an ``id`` in one query."""
 
 
 class Expiry(NamedTuple):
@@ -42,6 +47,25 @@ def read(database: sqlite3.Connection, query: Read, expiry: Expiry) -> list[Page
     if query.marks:
         box = with_marks(box, query.marks)
     return [_page(database, found.place(asked.lane), box.lane(asked.lane), asked, expiry) for asked in query.lanes]
+
+
+def find_id(database: sqlite3.Connection, id_: str, cursor: int, device_id: str | None) -> NamedPage:
+    """See ``Mailbox.find_id``; the cursor is the id of the last box that was looked into."""
+    query = "SELECT device, place, number, stored_at FROM named JOIN box ON box.id = named.box WHERE named.id = ?"
+    if device_id is not None:
+        return NamedPage(_named(database.execute(f"{query} AND device = ?", (id_, device_id))), 0)
+    ids = "SELECT id FROM box WHERE id > ? ORDER BY id LIMIT 1 OFFSET ?"
+    end = database.execute(ids, (cursor, BOXES_AT_ONCE - 1)).fetchone()
+    last = sys.maxsize if end is None else int(end[0])
+    rows = database.execute(f"{query} AND named.box > ? AND named.box <= ?", (id_, cursor, last))
+    return NamedPage(_named(rows), 0 if end is None else last)
+
+
+def _named(rows: Iterable[tuple[str, int, int, float]]) -> list[NamedMessage]:
+    return [
+        NamedMessage(device_id, "high" if place < 0 else "normal", number, stored_s)
+        for device_id, place, number, stored_s in rows
+    ]
 
 
 def _page(database: sqlite3.Connection, place: int, lane: Lane, asked: LaneRead, expiry: Expiry) -> Page:

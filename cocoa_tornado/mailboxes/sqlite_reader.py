@@ -13,9 +13,9 @@ from pathlib import Path
 from ..errors import CocoaError, MailboxError
 from . import sqlite_schema
 from .sqlite_members import list_members
-from .sqlite_pages import Expiry, look, read
+from .sqlite_pages import Expiry, find_id, look, read
 from .sqlite_schema import FileIdentity
-from .store import ListMembers, Look, Query, QueryResult
+from .store import FindId, ListMembers, Look, Query, QueryResult
 
 
 class Reader:
@@ -60,6 +60,8 @@ class Reader:
         try:
             if isinstance(query, ListMembers):
                 return list_members(database, query.audience, query.after, query.most)
+            if isinstance(query, FindId):
+                return find_id(database, query.id, query.cursor, query.device_id)
             if isinstance(query, Look):
                 return look(database, query.device_id, query.marks)
             return read(database, query, expiry)

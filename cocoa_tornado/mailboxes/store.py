@@ -17,7 +17,7 @@ from ..rules.box import Box, Marks
 from ..rules.claims import FencingToken
 from ..rules.feed import Page
 from .backlog import CommitGroup
-from .port import FanOutStep, LaneRead, MailboxCounters
+from .port import FanOutStep, LaneRead, MailboxCounters, NamedPage
 
 FAN_OUT_STEP: Final = 500
 """Messages of a fan-out that are stored together."""
@@ -65,8 +65,16 @@ class ListMembers(NamedTuple):
     most: int
 
 
-Query = Look | Read | ListMembers
-QueryResult = Box | list[Page] | list[str] | MailboxError
+class FindId(NamedTuple):
+    """Ask where messages with an ``id`` are, see ``Mailbox.find_id``."""
+
+    id: str
+    cursor: int
+    device_id: str | None
+
+
+Query = Look | Read | ListMembers | FindId
+QueryResult = Box | list[Page] | list[str] | NamedPage | MailboxError
 
 
 class Committed(NamedTuple):

@@ -11,8 +11,8 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from cocoa_tornado.errors import MailboxError, ServiceError
 from cocoa_tornado.mailboxes.backlog import CommitGroup
 from cocoa_tornado.mailboxes.memory import MemoryStore
-from cocoa_tornado.mailboxes.port import FanOutStep, LaneRead
-from cocoa_tornado.mailboxes.store import Committed, ListMembers, Look, Query, QueryResult, Read, StoreFault
+from cocoa_tornado.mailboxes.port import FanOutStep, LaneRead, NamedPage
+from cocoa_tornado.mailboxes.store import Committed, FindId, ListMembers, Look, Query, QueryResult, Read, StoreFault
 from cocoa_tornado.rules.box import Box, BoxLimits, Marks, with_marks
 
 from .stands import ALL
@@ -144,6 +144,8 @@ class FakeStore:
     def _answer_to(self, query: Query) -> QueryResult:
         if isinstance(query, ListMembers):
             return self.boxes.members(*query)
+        if isinstance(query, FindId):
+            return NamedPage(self.boxes.find_id(query.id, query.device_id), 0)
         if query.device_id == "unspeakable":
             return MailboxError("no such name")
         marks: Marks = query.marks

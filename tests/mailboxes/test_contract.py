@@ -7,7 +7,8 @@ import asyncio
 import pytest
 
 from cocoa_tornado.errors import MailboxClosed
-from cocoa_tornado.mailboxes.port import Entry, MailboxState
+from cocoa_tornado.mailboxes.port import NOT_STORED, Entry, MailboxState, NamedMessage, NamedPage
+from cocoa_tornado.rules.addressing import Options
 from cocoa_tornado.rules.box import FORGET_AFTER_S, FORGET_MISSED_AFTER_S, BoxLimits, Epochs, Lane, PageLimits, Position
 from cocoa_tornado.rules.cursors import KEY_BYTES
 from cocoa_tornado.rules.seen import WINDOW
@@ -426,4 +427,40 @@ async def test_members_are_listed_by_the_bytes_of_their_ids_and_in_pages(stand: 
     assert await mailbox.members("group:kitchen", "\U0001f600", 2) == []
     assert await mailbox.members("all", "b", 1) == ["c"]
     assert await mailbox.members("group:nobody", "", 100) == []
+    await mailbox.close(1.0)
+
+
+async def test_a_message_is_found_by_its_id_in_whichever_box_it_is_or_was(
+    stand: Stand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cocoa_tornado.mailboxes.redis.BOXES_AT_ONCE", 2)
+    monkeypatch.setattr("cocoa_tornado.mailboxes.sqlite_pages.BOXES_AT_ONCE", 2)
+    mailbox = await stand.open()
+    await mailbox.append([entry(offset, f"doll-{offset}") for offset in range(5)])
+    first, second, _, _ = await mailbox.append(
+        [
+            entry(7, "doll-0", options=Options(id="m")),
+            entry(8, "doll-3", options=Options("high", id="m")),
+            entry(9, "doll-4", options=Options(ttl_s=0, id="m")),
+            entry(9, "doll-5", options=Options(id="other")),
+        ]
+    )
+    assert first is not None
+    assert second is not None
+    mailbox.acknowledge("doll-3", Position(0, mailbox.epoch, second))
+
+    found, cursor = list[NamedMessage](), -1
+    while cursor != 0:
+        page = await mailbox.find_id("m", max(cursor, 0))
+        found += page.found
+        cursor = page.cursor
+    now = stand.clock.now
+    assert sorted(found) == [
+        NamedMessage("doll-0", "normal", first, now),
+        NamedMessage("doll-3", "high", second, now),
+        NamedMessage("doll-4", "normal", NOT_STORED, now),
+    ]
+    assert [each.device_id for each in (await mailbox.find_id("m", 0, "doll-3")).found] == ["doll-3"]
+    assert await mailbox.find_id("m", 0, "doll-1") == NamedPage([], 0)
+    assert await mailbox.find_id("m", 0, "nobody") == NamedPage([], 0)
     await mailbox.close(1.0)
