@@ -26,11 +26,12 @@ from .kafka_options import KafkaOptions
 from .kafka_publisher import Outgoing, Publisher
 from .kafka_quarantined import QuarantineTopic
 from .kafka_reading import Reading
-from .port import Batch, BrokerCounters, BrokerStatus, Decoder, Judge
+from .kafka_record_at import record_at
+from .port import Batch, BrokerCounters, BrokerStatus, Decoder, Judge, RecordAt
 
 T = TypeVar("T")
 STOP_PATIENCE_S = 5.0
-MAX_LOOKING = 8  # requests for the quarantine topic; one is served, the others wait
+MAX_LOOKING = 8  # requests for what topics hold; of those for the quarantine, one is served and the others wait
 WOKEN_AT_ONCE = 64  # waiters for room in the publish queue that are woken in one turn of the loop
 STOP_BOUND_S = 15.0  # the same, including the commit, leaving the group and closing sockets
 
@@ -46,7 +47,7 @@ class KafkaFacade(ABC):
     """
 
     def __init__(self, options: KafkaOptions, clients: KafkaClients) -> None:
-        self._options = options
+        self._options, self._asking_clients = options, clients
         self._counters = BrokerCounters()
         self._availability = Availability(self._counters)
         self._sole = SoleReading(clients, options, self._availability) if options.sole_reader else None
@@ -112,7 +113,7 @@ class KafkaFacade(ABC):
         except TimeoutError:
             log.warning("consumer thread still running", extra={"waited_s": STOP_BOUND_S})
 
-    # -- the quarantine
+    # -- for operators
 
     async def quarantined(self, limit: int, max_value_bytes: int) -> list[Quarantined]:
         return await self._look_into(lambda: self._quarantine_topic.newest(limit, max_value_bytes))
@@ -120,15 +121,18 @@ class KafkaFacade(ABC):
     async def requeue(self, partition: int, offset: int, judge: Judge) -> str:
         return await self._look_into(lambda: self._quarantine_topic.requeue(partition, offset, judge))
 
+    async def record_at(self, partition: int, offset: int) -> RecordAt:
+        return await self._look_into(lambda: record_at(self._options, self._asking_clients, partition, offset))
+
     async def _look_into(self, question: Callable[[], T]) -> T:
         """Ask on a thread of its own. That goes on if the caller no longer waits."""
         if self._closed:
             raise BrokerClosed("the broker is closed")
         self._looking = [each for each in self._looking if not each.done()]
         if len(self._looking) >= MAX_LOOKING:
-            raise BrokerError("too many requests for the quarantine topic")
+            raise BrokerError("too many requests for what topics hold")
         try:
-            asked = ask("cocoa-kafka-quarantined", question)
+            asked = ask("cocoa-kafka-looking", question)
         except RuntimeError as error:
             raise BrokerError("the process can have no more threads") from error
         self._looking.append(asked)

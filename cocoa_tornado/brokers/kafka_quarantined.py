@@ -14,8 +14,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
 from kafka import TopicPartition
 from kafka import errors as kafka_errors
@@ -26,13 +25,13 @@ from ..rules.quarantined import Newest, Quarantined, Returned, Row, marker_of, r
 from .kafka_clients import TRANSACTION_MS, KafkaClients, abort, close_producer, commit
 from .kafka_connections import KafkaClient
 from .kafka_failures import TOO_LARGE_ERRORS, describe
-from .kafka_link import ConsumerLink, close_consumer, unreadable
+from .kafka_link import ConsumerLink, close_consumer
 from .kafka_options import KafkaOptions
+from .kafka_windows import read_windows
 from .port import Judge
 
 READ_S = 8.0  # for all reading of one call
 TURN_S = 5.0  # until the call before it has ended
-POLL_MS = 200
 WINDOW = 3  # offsets to read for each record that is asked for: itself, a marker, and the end of its transaction
 ACKNOWLEDGED_S = TRANSACTION_MS / 1000
 
@@ -54,7 +53,7 @@ class QuarantineTopic:
             first, end = consumer.beginning_offsets(partitions), consumer.end_offsets(partitions)
             found = Newest(limit, max_value_bytes)
             windows = {each: (max(first[each], end[each] - WINDOW * limit), end[each]) for each in partitions}
-            for rows in _read(link, windows, time.monotonic() + READ_S):
+            for rows in read_windows(link, windows, time.monotonic() + READ_S):
                 found.take(rows)
             return found.records()
 
@@ -142,7 +141,7 @@ def _look(
 ) -> Row | None:
     """Return the record at an offset, if it is in the window. Raises AlreadyRequeued if that has a marker for it."""
     found = None
-    for rows in _read(link, {where: window}, deadline):
+    for rows in read_windows(link, {where: window}, deadline):
         for row in rows:
             marks = requeued_by(row.headers)
             if marks == offset:
@@ -150,39 +149,3 @@ def _look(
             if row.offset == offset and marks is None:
                 found = row
     return found
-
-
-def _read(
-    link: ConsumerLink, windows: Mapping[TopicPartition, tuple[int, int]], deadline: float
-) -> Iterator[list[Row]]:
-    """Read from the first offset of each window to before the second. Batches that cannot be read are skipped."""
-    consumer = link.consumer
-    ends = {where: end for where, (first, end) in windows.items() if first < end}
-    consumer.assign(list(ends))
-    consumer.resume(*ends)  # paused by the reading before it
-    for where in ends:
-        consumer.seek(where, windows[where][0])
-    while ends:
-        if time.monotonic() > deadline:
-            raise BrokerError("the quarantine topic has not been read in time")
-        for where, records in _poll(link).items():
-            yield [_row(record) for record in records if record.offset < windows[where][1]]
-        for where in [where for where, end in ends.items() if consumer.position(where) >= end]:
-            del ends[where]
-            consumer.pause(where)
-
-
-def _poll(link: ConsumerLink) -> dict[TopicPartition, list[Any]]:
-    try:
-        records: dict[TopicPartition, list[Any]] = link.consumer.poll(timeout_ms=POLL_MS)
-    except Exception as error:
-        hole = unreadable(error)
-        if hole is None:
-            raise
-        link.read_again(hole.partition, hole.end)
-        return {}
-    return records
-
-
-def _row(record: Any) -> Row:
-    return Row(record.partition, record.offset, record.timestamp, record.key, record.value, record.headers)

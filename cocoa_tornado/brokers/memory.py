@@ -22,7 +22,7 @@ from ..errors import AlreadyRequeued, BrokerClosed, BrokerError, RecordGone
 from ..rules.handoff import RECORD_BYTES, OffsetLedger, WaterMarks, size_of
 from ..rules.quarantined import Newest, Quarantined, Row, read_copy
 from ..rules.records import Record, Rejected
-from .port import Batch, BrokerCounters, BrokerState, BrokerStatus, Decoder, Judge
+from .port import Batch, BrokerCounters, BrokerState, BrokerStatus, Decoder, Judge, RecordAt
 
 MAX_BATCH_RECORDS = 500
 MIB = 1024 * 1024
@@ -295,6 +295,13 @@ class MemoryBroker:
             self._requeued.add(offset)
         await published
         return f"{self._results_topic}/0/{place}"
+
+    async def record_at(self, partition: int, offset: int) -> RecordAt:
+        if partition:
+            return RecordAt(None, 0, 0, None)
+        log = self._log(self._results_topic)
+        row = _row(log.records[offset - log.first]) if log.first <= offset < log.end else None
+        return RecordAt(row, log.first, log.end, log.position)
 
     # -- publishing
 

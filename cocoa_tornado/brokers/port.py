@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from ..rules.addressing import Headers
-from ..rules.quarantined import Quarantined, Returned
+from ..rules.quarantined import Quarantined, Returned, Row
 from ..rules.records import Decoded, Record
 
 
@@ -95,6 +95,22 @@ class BrokerCounters:
     pauses: int = 0  # times that the high watermark paused the partitions
 
 
+@dataclass(frozen=True, slots=True)
+class RecordAt:
+    """What is at an offset of a partition of the results topic.
+
+    :ivar row: None: no record, or none any more
+    :ivar first: the partition's oldest offset; :ivar end: the one behind its newest; both 0 if there is no such
+        partition
+    :ivar committed: the offset that the consumer group reads next, as far as it is committed; None: it is unknown
+    """
+
+    row: Row | None
+    first: int
+    end: int
+    committed: int | None
+
+
 Judge = Callable[[Quarantined], Returned]
 """Says what goes back to the results topic; pure, thread-safe. What it raises is raised by :meth:`Broker.requeue`."""
 
@@ -171,6 +187,12 @@ class Broker(Protocol):
         After any other error than those below, it may have been requeued; repeating the call is safe.
 
         Raises RecordGone, AlreadyRequeued, RecordTooLarge, BrokerError, and what ``judge`` raises.
+        """
+
+    async def record_at(self, partition: int, offset: int) -> RecordAt:
+        """Look at one offset of the results topic.
+
+        Read apart from the consumer, which this never disturbs. Raises BrokerError.
         """
 
     async def stop_consuming(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 import pytest
 
@@ -323,3 +324,22 @@ async def test_a_queue_with_room_is_writable_at_once(stand: Stand) -> None:
     assert broker.can_write()
     await asyncio.wait_for(broker.writable(), 1.0)
     await broker.close(1.0)
+
+
+async def test_a_record_is_found_by_its_offset_while_the_topic_has_it(stand: Stand) -> None:
+    receiver = Receiver()
+    async with consuming(await stand.broker(), receiver) as broker:
+        await stand.write([(b"doll", b"doll|0"), (None, b"bad")], {"mine": b"1"})
+        await receiver.has(1)
+        for offset, key, value in ((0, b"doll", b"doll|0"), (1, None, b"bad")):
+            found = await broker.record_at(0, offset)
+            assert found.row is not None
+            assert (found.row.offset, found.row.key, found.row.value) == (offset, key, value)
+            assert list(found.row.headers) == [("mine", b"1")]
+            assert abs(found.row.timestamp_ms / 1000 - time.time()) < 600
+            assert (found.first, found.end) == (0, 2)
+        for place in ((0, 2), (0, 10**15), (7, 0), (2**31, 0)):
+            assert (await broker.record_at(*place)).row is None
+        async with asyncio.timeout(30):
+            while (await broker.record_at(0, 0)).committed != 2:
+                await asyncio.sleep(0.05)
