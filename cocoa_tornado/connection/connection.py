@@ -223,6 +223,8 @@ class DeviceConnection(SocketIO):
 
     def is_queued(self, payload: bytes, timestamp_ms: int) -> bool:
         """See ``hub.Client``."""
+        if self._box is not None and self._box.is_waiting(payload, timestamp_ms):
+            return True
         return self.protocol.outbox.is_queued(payload, timestamp_ms)
 
     def challenge(self) -> None:

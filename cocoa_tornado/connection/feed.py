@@ -21,6 +21,7 @@ from ..rules.cursors import acknowledged_cursor, gap_notice, read_cursor, with_c
 from ..rules.feed import Feed, Page
 from ..rules.frames import text_frame
 from ..rules.terms import Later, Terms
+from ..rules.trace_memory import Outcome
 from .box_reader import BoxReader
 from .mail import Mail, retry_delays
 from .making_room import OutboxLimits
@@ -133,7 +134,8 @@ class BoxFeed:
         """
         self._is_closed, self._asked = True, None  # an answer to come refers to this feed: there is no reference cycle
         if self._transients is not None:
-            count(self._mail.counters.dropped, CATCHING_UP, len(self._transients))
+            for _, _, body, timestamp_ms, _, _ in self._transients.take_all():
+                self._drop(CATCHING_UP, body, timestamp_ms, "not_connected")
             self._transients = None
         early, self._reader.early = self._reader.early, None
         if early is not None:
@@ -224,7 +226,10 @@ class BoxFeed:
             normal, high = (normal, number) if lane == HIGH else (number, high)
             self._outlet.collapse(key, Numbers(reader.ticket(normal), reader.ticket(high)))
         if self._transients is not None:
-            self._mail.counters.collapsed += self._transients.collapse(key)
+            collapsed = self._transients.collapse(key)
+            self._mail.counters.collapsed += len(collapsed)
+            for _, _, body, timestamp_ms, _, _ in collapsed:
+                self._mail.note(self._device_id, body, timestamp_ms, "collapsed")
         if self._asked is not None:  # the answer may have the message that this one replaces
             self._collapsed = self._collapsed or {}
             self._collapsed[key] = (lane, number)
@@ -247,7 +252,7 @@ class BoxFeed:
     def _wait_again(self, body: bytes, timestamp_ms: int, terms: Terms | None, ticket: int) -> None:
         """A transient message was taken out of the outbox, together with the stored one before it."""
         if terms is None or terms.interim_of:
-            count(self._mail.counters.dropped, "interim")
+            self._drop("interim", body, timestamp_ms)
         else:
             self._let_wait(Transient(NORMAL, self._reader.number(ticket), body, timestamp_ms, terms))
 
@@ -266,9 +271,9 @@ class BoxFeed:
         """
         terms = _NOT_STORED if terms is None else terms._replace(number=0)
         lane = HIGH if terms.priority == "high" else NORMAL
-        reader, dropped = self._reader, self._mail.counters.dropped
+        reader = self._reader
         if self._is_closed:
-            count(dropped, "interim" if terms.interim_of else CATCHING_UP)
+            self._drop("interim" if terms.interim_of else CATCHING_UP, payload, timestamp_ms, "not_connected")
             return
         if self._mail.mailbox.epoch != reader.epoch:
             self._follow()
@@ -280,7 +285,7 @@ class BoxFeed:
                     self._send_transient(payload, timestamp_ms, terms)
                     return
             elif terms.interim_of and not (reader.knows_all and feed.is_live):
-                count(dropped, "interim")  # wherever its place is: that takes time to find
+                self._drop("interim", payload, timestamp_ms)  # wherever its place is: that takes time to find
                 return
             elif later is not None:
                 after = self._before(later(lane), feed)
@@ -293,9 +298,9 @@ class BoxFeed:
         if knows_all and feed.is_live and feed.position <= last:
             self._send_transient(payload, timestamp_ms, terms)
         elif terms.interim_of:
-            count(dropped, "interim")
+            self._drop("interim", payload, timestamp_ms)
         elif last < 0 or (feed.opened and last < feed.position):  # later ones may have been read from the box
-            count(dropped, CATCHING_UP)
+            self._drop(CATCHING_UP, payload, timestamp_ms)
         else:
             place = last if knows_all or after is not None else None
             self._let_wait(Transient(lane, place, payload, timestamp_ms, terms, later if place is None else None))
@@ -316,13 +321,20 @@ class BoxFeed:
         if self._transients is None:
             self._transients = Transients()
         if not self._transients.add(message):
-            count(self._mail.counters.dropped, CATCHING_UP)
+            self._drop(CATCHING_UP, message.body, message.timestamp_ms)
+
+    def _drop(self, reason: str, body: bytes, timestamp_ms: int, outcome: Outcome = "overflow") -> None:
+        self._mail.drop(reason, self._device_id, body, timestamp_ms, outcome)
+
+    def is_waiting(self, payload: bytes, timestamp_ms: int) -> bool:
+        """Whether a transient message waits here."""
+        return self._transients is not None and self._transients.has(payload, timestamp_ms)
 
     def _send_transient(self, payload: bytes, timestamp_ms: int, terms: Terms) -> None:
         if terms.interim_of:
             self._outlet.send(payload, timestamp_ms, terms)
         elif not self._outlet.offer(payload, timestamp_ms, terms):
-            count(self._mail.counters.dropped, "overflow")
+            self._drop("overflow", payload, timestamp_ms)
 
     def _release(self, lane: LaneName, number: int | None = None) -> None:
         """Queue the transient messages of a lane that wait and come before a number; None: all of them."""
@@ -499,9 +511,9 @@ class BoxFeed:
         """An answer has arrived: the transient messages before it come after all that it has shown."""
         reader, transients = self._reader, self._transients
         if transients is not None and not reader.wants_look:
-            dropped = sum(transients.place_up_to(lane, reader.feed(lane).last) for lane in LANES)
-            if dropped:
-                count(self._mail.counters.dropped, CATCHING_UP, dropped)
+            for lane in LANES:
+                for _, _, body, timestamp_ms, _, _ in transients.place_up_to(lane, reader.feed(lane).last):
+                    self._drop(CATCHING_UP, body, timestamp_ms)
 
     def _take_look(self, result: Box) -> None:
         reader = self._reader

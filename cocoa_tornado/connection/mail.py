@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import NamedTuple
 
-from ..counters import Counters
+from ..counters import Counters, count
 from ..errors import MailboxClosed, MailboxError
 from ..mailboxes.port import Mailbox
 from ..rules.audiences import Audience
@@ -20,6 +20,7 @@ from ..rules.box import Box, Position
 from ..rules.claims import FencingToken
 from ..rules.rate import LineBudget, RateLimit
 from ..rules.repeats import Repeats
+from ..rules.trace_memory import Outcome, TraceMemory
 from .questions import latest
 
 ACK_LINES = RateLimit(per_s=1, burst=10)
@@ -50,6 +51,7 @@ class Mail:
 
     :ivar clock: monotonic seconds
     :ivar refresh_s: how often a device that stays connected is refreshed
+    :ivar memory: for operators: notes the messages that are in no box and not sent; None: nothing is remembered
     :ivar late_acks: of connections that have ended
     :ivar loops: for operators: the devices that got the same message again on each of their last connections
     :ivar wall_clock: Unix seconds
@@ -59,6 +61,7 @@ class Mail:
     counters: Counters
     clock: Callable[[], float]
     refresh_s: float = REFRESH_S
+    memory: TraceMemory | None = None
     ack_lines: LineBudget = field(default_factory=lambda: LineBudget(ACK_LINES))
     late_acks: LateAcks = field(init=False)
     loops: Repeats = field(default_factory=lambda: Repeats(LOOP_QUIET_S))
@@ -66,6 +69,19 @@ class Mail:
 
     def __post_init__(self) -> None:
         self.late_acks = LateAcks(self)
+
+    def drop(self, reason: str, device_id: str, body: bytes, timestamp_ms: int, outcome: Outcome = "overflow") -> None:
+        """A message that is in no box is not sent.
+
+        :param reason: the label of the counter
+        """
+        count(self.counters.dropped, reason)
+        self.note(device_id, body, timestamp_ms, outcome)
+
+    def note(self, device_id: str, body: bytes, timestamp_ms: int, outcome: Outcome) -> None:
+        """What becomes of a message that is in no box."""
+        if self.memory is not None:
+            self.memory.note(body, timestamp_ms, device_id, outcome)
 
     def refuse_ack(self, who: dict[str, object]) -> None:
         """An acknowledgement has a cursor that is not the device's."""

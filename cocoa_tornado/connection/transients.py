@@ -56,9 +56,13 @@ class Transients:
         self._bytes = size
         return True
 
-    def collapse(self, key: str) -> int:
-        """Remove the messages with this collapse key; return how many there were."""
-        return len(self._take(lambda waiting: waiting.terms.collapse_key == key))
+    def has(self, payload: bytes, timestamp_ms: int) -> bool:
+        """Whether a message waits."""
+        return any(each.timestamp_ms == timestamp_ms and each.body.endswith(payload) for each in self._waiting)
+
+    def collapse(self, key: str) -> list[Transient]:
+        """Remove and return the messages with this collapse key."""
+        return self._take(lambda waiting: waiting.terms.collapse_key == key)
 
     def place(self, lane: LaneName, after: int) -> None:
         """Those messages of a lane whose place is not known come after this number."""
@@ -66,19 +70,18 @@ class Transients:
             if waiting.after is None and waiting.lane == lane:
                 self._waiting[at] = waiting._replace(after=after, later=None)
 
-    def place_up_to(self, lane: LaneName, last: int) -> int:
+    def place_up_to(self, lane: LaneName, last: int) -> list[Transient]:
         """An answer has shown everything up to this number: those messages of a lane whose place is not known come
         after it, unless a later message may be among what it has shown. A message whose place cannot be known is
-        removed. Return how many were."""
-        removed = 0
+        removed. Return those that were."""
+        removed = list[Transient]()
         for at, waiting in reversed([*enumerate(self._waiting)]):
             if waiting.after is not None or waiting.lane != lane:
                 continue
             first = None if waiting.later is None else waiting.later(lane)
             if first == 0:
                 self._bytes -= len(waiting.body)
-                del self._waiting[at]
-                removed += 1
+                removed.append(self._waiting.pop(at))
             else:
                 after = last if first is None else min(last, first - 1)
                 self._waiting[at] = waiting._replace(after=after, later=None)

@@ -77,9 +77,13 @@ class Steps:
         if not step.is_transient:
             unheld = routes.unheld
             self._counters.kept += len(unheld if asked is away else {each for _, each in unheld}.intersection(away))
+        elif self._memory is not None and (lost := {each for _, each in routes.unheld}.intersection(away)):
+            self._memory.note_all(step.payload, step.timestamp_ms, tuple(lost), "not_connected")
         for server, part in routes.forward.items():
             device_ids = [device_id for _, device_id in part if device_id is not None]
             if step.is_transient:
+                if self._memory is not None:
+                    self._memory.note_forwarded(step.payload, step.timestamp_ms, device_ids, server)
                 self._forwarding.forward_step(server, step, device_ids)
             else:
                 self._forwarding.wake_up(server, device_ids)

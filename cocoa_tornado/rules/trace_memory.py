@@ -48,8 +48,9 @@ class Note(NamedTuple):
     :ivar latest: the number of the latest batch at that time: it concerns this one or an earlier one
     :ivar body: the payload of the record, or a frame that ends with it
     :ivar device_id: None: it is about the record as a whole
-    :ivar recipients: of a record that is not for a single device
+    :ivar recipients: of a record that is not for a single device; the outcome is of all of these
     :ivar numbers: in the boxes of its recipients, if they are stored
+    :ivar server: it was forwarded to this one, for the recipients; at_s: when, Unix seconds
     """
 
     latest: int
@@ -59,6 +60,8 @@ class Note(NamedTuple):
     outcome: Outcome | None = None
     recipients: Sequence[str] = ()
     numbers: Mapping[str, int] | None = None
+    server: str | None = None
+    at_s: float = 0.0
 
     @property
     def size(self) -> int:
@@ -134,24 +137,36 @@ class Found(NamedTuple):
 
     def outcomes(self) -> dict[str, Outcome]:
         """What is noted of single devices: the last of each."""
-        return {
-            note.device_id: note.outcome
-            for note in self.notes
-            if note.device_id is not None and note.outcome is not None
-        }
+        found: dict[str, Outcome] = {}
+        for note in self.notes:
+            if note.outcome is not None:
+                found.update(dict.fromkeys(note.recipients, note.outcome))
+                if note.device_id is not None:
+                    found[note.device_id] = note.outcome
+        return found
 
     def whole(self) -> Outcome | None:
         """What is noted of the record as a whole."""
-        return next((note.outcome for note in self.notes if note.device_id is None and note.outcome is not None), None)
+        notes = (note for note in self.notes if note.device_id is None and not note.recipients)
+        return next((note.outcome for note in notes if note.outcome is not None), None)
 
     def forwarded(self) -> list[tuple[float, str, str | None]]:
         """When, to which server, and for which device; None: for those that it finds."""
-        return [
+        found: list[tuple[float, str, str | None]] = [
             (at_s, server, device_id)
             for at_s, server, parts in self.batch.forwarded
             for at, device_id in parts
             if at == self.at
         ]
+        for note in self.notes:
+            if note.server is not None:
+                found += [(note.at_s, note.server, device_id) for device_id in note.recipients]
+        return found
+
+    @property
+    def is_fanned_out(self) -> bool:
+        """Whether recipients of it were noted, even if there are none."""
+        return any(note.device_id is None and note.outcome is None and note.server is None for note in self.notes)
 
     def stored(self) -> dict[str, int]:
         """Its numbers in the boxes of its devices."""
@@ -255,6 +270,14 @@ class TraceMemory:
         """These are the devices of a record that is not for a single one, or some of them."""
         self._note(Note(self._last, body, timestamp_ms, None, None, recipients, numbers))
 
+    def note_all(self, body: bytes, timestamp_ms: int, recipients: Sequence[str], outcome: Outcome) -> None:
+        """This became of the messages for these devices."""
+        self._note(Note(self._last, body, timestamp_ms, None, outcome, recipients))
+
+    def note_forwarded(self, body: bytes, timestamp_ms: int, recipients: Sequence[str], server: str) -> None:
+        """The messages for these devices were given to the relay, apart from their batch."""
+        self._note(Note(self._last, body, timestamp_ms, None, None, recipients, None, server, self.wall_clock()))
+
     def _note(self, note: Note) -> None:
         if self._batches:
             self._notes.append(note)
@@ -277,7 +300,7 @@ class TraceMemory:
 
         What is added or forgotten meanwhile may be missing.
         """
-        source, offset = _origin_of(message_id)
+        source, offset = origin_of(message_id)
         looked = 0
         for batch in list(self._batches):
             for at in _indexes(batch, message_id, source, offset):
@@ -306,13 +329,14 @@ def payload_of(record: Any) -> bytes:
     return payload
 
 
-def _origin_of(message_id: str) -> tuple[str, int]:
+def origin_of(message_id: str) -> tuple[str, int]:
+    """The partition and the offset that an id names; ('', -1) if it names none."""
     source, _, digits = message_id.rpartition("/")
     is_offset = digits.isascii() and digits.isdecimal() and len(digits) < 20
     return (source, int(digits)) if source and is_offset else ("", -1)
 
 
-def _is_named(partition: str, name: str) -> bool:
+def is_named(partition: str, name: str) -> bool:
     """Whether a name means a partition: as it is, or without what distinguishes a topic from earlier ones of its name,
     as in ``results@<id>/3`` and ``results/0#<id>``."""
     if partition == name or not name:
@@ -327,7 +351,7 @@ def _indexes(batch: BatchTrace, message_id: str, source: str, offset: int) -> li
         return [
             at
             for at, message in enumerate(batch.records)
-            if (message.offset == offset and _is_named(message.source, source))
+            if (message.offset == offset and is_named(message.source, source))
             or (message.terms is not None and message.terms.id == message_id)
         ]
     if batch.has_options is None:  # by far not every search looks at every record
@@ -338,7 +362,7 @@ def _indexes(batch: BatchTrace, message_id: str, source: str, offset: int) -> li
         found.update(at for at, record in records if record[5] is not None and record[5].id == message_id)
     first = 0
     for name, length in batch.sources:
-        offsets = batch.offsets[first : first + length] if _is_named(name, source) else ()
+        offsets = batch.offsets[first : first + length] if is_named(name, source) else ()
         if offset in offsets:
             found.add(first + offsets.index(offset))
         first += length

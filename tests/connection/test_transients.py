@@ -41,7 +41,8 @@ def test_a_newer_message_replaces_those_of_its_key() -> None:
     waiting = Transients()
     for key in ("a", "b", "a"):
         waiting.add(message(b"12", key=key))
-    assert (waiting.collapse("a"), waiting.collapse("a"), repr(waiting)) == (2, 0, "<Transients 1 messages, 2 bytes>")
+    assert [len(waiting.collapse("a")) for _ in range(2)] == [2, 0]
+    assert repr(waiting) == "<Transients 1 messages, 2 bytes>"
 
 
 @given(st.lists(st.sampled_from([0, 10, MOST_BYTES // 2, MOST_BYTES, 2 * MOST_BYTES]), max_size=200))
@@ -60,6 +61,6 @@ def test_what_an_answer_has_shown_comes_before_a_message_unless_it_is_known_to_b
     for body, first in ((b"1", None), (b"2", 5), (b"3", 0), (b"4", 9)):
         waiting.add(message(body)._replace(later=lambda lane, first=first: first))  # type: ignore[misc]  # the default
     waiting.add(message(b"5", after=2))
-    assert (waiting.place_up_to("high", 7), waiting.place_up_to("normal", 7)) == (0, 1)
+    assert (waiting.place_up_to("high", 7), len(waiting.place_up_to("normal", 7))) == ([], 1)
     places = [(each.body, each.after, each.later) for each in waiting.take_all()]
     assert places == [(b"1", 7, None), (b"2", 4, None), (b"4", 7, None), (b"5", 2, None)]
