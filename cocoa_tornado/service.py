@@ -26,6 +26,8 @@ from .admin.routes import admin_routes, answer_queries
 from .admin.servers import Servers
 from .admin.subscribers import Subscribers
 from .admin.top import Top
+from .admin.trace_boxes import BoxSearch
+from .admin.trace_search import TraceSearch
 from .admin.traces import Traces
 from .admin.watchers import Watchers
 from .brokers.port import Batch, Broker
@@ -420,7 +422,9 @@ class Gateway:
         servers = Servers(self.presence, self.relay, self._server_name)
         self._opened.callback(servers.close)
         connected = Connected(self.hub, self._server_name, self._wall_clock)
-        here, traces = Here(self.hub, self._server_name), self._make_traces()
+        here, mailbox, wall_clock = Here(self.hub, self._server_name), self.mailbox, self._wall_clock
+        boxes = None if mailbox is None else BoxSearch(mailbox, self.settings.mailbox_ttl_s, wall_clock)
+        traces = Traces(self._memory or TraceMemory(0, wall_clock), self.hub, boxes, self._server_name)
         subscribers = Subscribers(servers, devices.events.live, self._count_lost_events)
         self._opened.callback(subscribers.close)
         device = OneDevice(connected, devices.events)
@@ -430,7 +434,8 @@ class Gateway:
         servers.answer(OVERVIEW, self._make_overview().answer)
         self._watchers = Watchers(servers, devices.events.live, self._count_lost_events)
         self._opened.callback(self._watchers.close)
-        return AdminContext(servers, connected, self.blocks, self._watchers, self.mailbox)
+        search = TraceSearch(self.broker, self.settings.kafka_results_topic, boxes, wall_clock)
+        return AdminContext(servers, connected, self.blocks, self._watchers, search, mailbox)
 
     def _count_lost_events(self, count: int) -> None:
         self.counters.admin_events_lost += count
@@ -438,10 +443,6 @@ class Gateway:
     def _make_overview(self) -> Overview:
         parts = (self.hub, self.counters, self.broker, self.mailbox, self.readiness, self._own_device_port)
         return Overview(self._server_name, __version__, self._wall_clock(), *parts)
-
-    def _make_traces(self) -> Traces:
-        memory = self._memory or TraceMemory(0, self._wall_clock)
-        return Traces(memory, self.hub, self.mailbox, self.settings.mailbox_ttl_s, self._server_name)
 
     def _make_devices(self) -> DeviceContext:
         settings, live = self.settings, self.live
@@ -466,7 +467,7 @@ class Gateway:
 
     def _make_mail(self, mailbox: Mailbox) -> Mail:
         refresh_s = refresh_period_s(self.settings.member_ttl_s)
-        return Mail(mailbox, self.counters, self._clock, refresh_s, wall_clock=self._wall_clock)
+        return Mail(mailbox, self.counters, self._clock, refresh_s, self._memory, wall_clock=self._wall_clock)
 
     def _make_web(self, devices: DeviceContext) -> WebContext:
         settings = self.settings

@@ -10,6 +10,7 @@ from ..rules.rate import Allowances, LineBudget, RateLimit
 from .blocks import Blocks
 from .connected import Connected
 from .servers import Servers
+from .trace_search import TraceSearch
 from .watchers import Watchers
 
 MAX_EXPENSIVE = 8
@@ -30,6 +31,7 @@ class AdminContext:
     connected: Connected
     blocks: Blocks
     watchers: Watchers
+    search: TraceSearch
     mailbox: Mailbox | None = None
     expensive: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(MAX_EXPENSIVE))
     guesses: Allowances = field(default_factory=lambda: Allowances(MAX_CLIENTS))

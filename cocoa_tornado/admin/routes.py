@@ -22,8 +22,9 @@ from .subscribers import SUBSCRIBE, Subscribers
 from .token_handlers import DeviceTokenHandler
 from .top import TOP, Top
 from .top_handlers import TopHandler
+from .trace_answers import TRACE
 from .trace_handlers import TraceHandler
-from .traces import TRACE, Traces
+from .traces import Traces
 
 BASE: Final = "/api/v1/admin"
 

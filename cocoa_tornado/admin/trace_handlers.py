@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
+from ..rules.trace_memory import Outcome
+from .device import DEVICE, DeviceAnswer, DeviceQuestion, last_events
 from .handlers import AdminHandler, expensive
 from .requests import Invalid
-from .traces import TRACE, TraceQuestion, merge_traces
+from .rows import Page, merge
+from .trace_answers import TRACE, Trace, TraceAnswer, TraceQuestion, merge_traces
 
 MAX_ID_BYTES: Final = 512
 """An ``id`` has 64 bytes at most, and a topic's name 249."""
+NOT_ARRIVED: Final[frozenset[Outcome | None]] = frozenset({"waiting", "not_connected", "superseded", "slow_consumer"})
+"""Whether the device is connected explains these."""
 
 
 class TraceHandler(AdminHandler):
     """``GET messages/{id}``: the steps that a message has taken and what became of it at each device, after the fact.
-    404 if no server that answers remembers it."""
+
+    What no server remembers is searched for on the results topic, in the boxes and in the quarantine. If it is found
+    nowhere: 404 if all of them were searched and every server has answered; 200 without steps if servers are missing;
+    503 if the brokers or the mailbox could not be searched.
+    """
 
     @expensive
     async def get(self, text: str) -> None:
@@ -24,10 +34,48 @@ class TraceHandler(AdminHandler):
         except UnicodeEncodeError as error:  # it is not UTF-8
             raise Invalid("id") from error
         answers, missing = await self.ask(TRACE, TraceQuestion(text, self.may_see_text))
-        body = merge_traces(text, answers, missing)
-        if body is not None:
-            self.answer_struct(200, body)
-        elif missing:
-            self.answer_struct(200, {"id": text, "steps": [], "devices": [], "counts": {}, "missing": missing})
+        trace = merge_traces(text, answers, missing)
+        if trace is None or any(answer.is_partial for answer in answers):
+            trace = await self._search(text, answers, missing)
+        if trace is not None:
+            await self._note_connection(trace)
+            self.answer_struct(200, trace.body())
+
+    async def _search(self, text: str, answers: list[TraceAnswer], missing: Sequence[str]) -> Trace | None:
+        """None: the answer has been given."""
+        searched = await self.admin.search.search(text, with_text=self.may_see_text)
+        found = [*answers, searched.answer or TraceAnswer()]
+        trace = merge_traces(text, found, missing)
+        if trace is not None:
+            return trace
+        if missing:
+            return Trace(text, missing, about=["no server that answered remembers it", *searched.looked])
+        if searched.unavailable:
+            name = searched.unavailable[0]
+            self.refuse(503, f"{name} not available", {"Retry-After": str(self.context.retry_after_s)})
         else:
-            self.refuse(404, "No server remembers this message")
+            self.refuse(404, "; ".join(["No server remembers this message", *searched.looked]))
+        return None
+
+    async def _note_connection(self, trace: Trace) -> None:
+        """Of a message for one device, say whether that is connected."""
+        lost = [name for name, outcome in trace.outcomes.items() if outcome in NOT_ARRIVED]
+        if len(trace.outcomes) == 1 and lost:
+            answers, _ = await self.ask(DEVICE, DeviceQuestion(lost[0]))
+            notes = [note for note in (trace.notes.get(lost[0]), connection_note(answers)) if note]
+            trace.notes[lost[0]] = "; ".join(notes)
+
+
+def connection_note(answers: Sequence[DeviceAnswer]) -> str:
+    """How a device is connected now, for people."""
+    rows, _ = merge([Page((answer.device,), False) for answer in answers if answer.device is not None], 1)
+    connections = [connection for row in rows for connection in row.connections]
+    if connections:
+        servers = ", ".join(connection.server for connection in connections)
+        queued = sum(connection.queue for connection in connections)
+        return f"connected to {servers}" + (f", which has {queued} messages queued for it" if queued else "")
+    events = [event for event in last_events(answers) if event["event"] in ("closed", "refused")]
+    if not events:
+        return "not connected"
+    last = events[-1]
+    return f"not connected: {last['event']} with {last['code'] or 'no code'} at {last['at']}"

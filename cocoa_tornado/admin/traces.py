@@ -1,99 +1,46 @@
-"""What became of a message: what one server remembers of it, and the answer that all servers together make."""
+"""What this server remembers of messages, and what became of them since."""
 
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Final
-
-import msgspec
 
 from ..errors import MailboxError
 from ..hub import Hub
-from ..mailboxes.port import LaneRead, Mailbox, lane_of
-from ..rules.addressing import Options
-from ..rules.box import PageLimits
-from ..rules.trace_memory import Found, Outcome, TraceMemory, outcome_in_box
-from .servers import Topic
+from ..routing.address import Address, Devices, Group, User
+from ..rules.records import Record
+from ..rules.trace_memory import Found, Outcome, TraceMemory
+from .requests import user_text
+from .trace_answers import MAX_DEVICES, TraceAnswer, TraceDevice, TraceQuestion, TraceStep, better
+from .trace_boxes import REPLACED, BoxSearch, Sought, ttl_note
 
-MAX_DEVICES: Final = 1_000
 MAX_RECORDS: Final = 8
 """Records with one id, such as a record that was read twice: no more of them are shown."""
 BOX_PATIENCE_S: Final = 0.7
 """What the boxes do not answer within this time is not known."""
 AT_ONCE: Final = 50
 """Boxes that are looked into at the same time, and devices that are judged in one turn of the loop."""
-OTHERS: Final = "others"
-"""In ``counts``: devices beyond the first 1,000 of a server."""
+WRONG_KEY: Final = "its key names neither the device nor the session: the value decides"
 
-_RANK: Final[Mapping[Outcome | None, int]] = {
-    None: 0,
-    "not_connected": 1,
-    "superseded": 1,
-    "waiting": 3,
-    "written": 4,
-    "acknowledged": 5,
+_MEANINGS: Final[Mapping[Outcome, str]] = {
+    "overflow": "dropped from a full queue",
+    "collapsed": REPLACED,
+    "slow_consumer": "its connection was closed with 1013: the device reads too slowly",
+    "superseded": "forwarded to a server that no longer held the device",
+    "fault": "an internal error, or a lost server: see the log",
 }
-"""Where servers know different things of a device. All other outcomes are between the first and ``waiting``."""
-
-
-class TraceQuestion(msgspec.Struct, frozen=True):
-    """:ivar with_text: the asker may see the message"""
-
-    id: str
-    with_text: bool = False
-
-
-class TraceStep(msgspec.Struct, frozen=True):
-    """:ivar at: Unix seconds; None: the time is not known
-    :ivar server: None: it was outside of the servers
-    """
-
-    at: float | None
-    server: str | None
-    step: str
-
-
-class TraceDevice(msgspec.Struct, frozen=True):
-    """:ivar outcome: None: nothing is known of it yet, or any more"""
-
-    device_id: str
-    outcome: Outcome | None
-
-
-class TraceAnswer(msgspec.Struct, frozen=True, kw_only=True):
-    """What one server remembers.
-
-    :ivar records: how many records it has found; 0: none
-    :ivar others: how many devices are not in :attr:`devices`
-    :ivar length: of the message, in bytes
-    :ivar text: the message, if the asker may see it
-    """
-
-    records: int = 0
-    steps: tuple[TraceStep, ...] = ()
-    devices: tuple[TraceDevice, ...] = ()
-    others: int = 0
-    length: int = 0
-    text: str | None = None
-
-
-TRACE: Final = Topic("trace", TraceQuestion, TraceAnswer)
+"""Notes on outcomes that this server has noted."""
 
 
 class Traces:
     """What this server remembers of messages. IOLoop thread only; long work is divided between turns of the loop.
 
-    :param mailbox_ttl_s: how long the mailbox keeps a message
+    :param boxes: None without a mailbox
     """
 
-    def __init__(
-        self, memory: TraceMemory, hub: Hub, mailbox: Mailbox | None, mailbox_ttl_s: float, name: Callable[[], str]
-    ) -> None:
-        self._memory, self._hub, self._mailbox, self._name = memory, hub, mailbox, name
-        self._mailbox_ttl_s = mailbox_ttl_s
+    def __init__(self, memory: TraceMemory, hub: Hub, boxes: BoxSearch | None, name: Callable[[], str]) -> None:
+        self._memory, self._hub, self._boxes, self._name = memory, hub, boxes, name
 
     def __repr__(self) -> str:
         return f"<Traces {self._memory!r}>"
@@ -109,16 +56,27 @@ class Traces:
                     break
         if not records:
             return TraceAnswer()
-        outcomes, others = await self._outcomes(records)
+        outcomes, notes, others = await self._outcomes(records)
         payload = records[-1].payload
         return TraceAnswer(
             records=len(records),
             steps=tuple(step for found in records for step in self._steps(found, outcomes)),
-            devices=tuple(TraceDevice(device_id, outcome) for device_id, outcome in outcomes.items()),
+            devices=tuple(
+                TraceDevice(device_id, outcome, notes.get(device_id, "")) for device_id, outcome in outcomes.items()
+            ),
             others=others,
             length=len(payload),
             text=payload.decode() if question.with_text else None,
+            notes=tuple(_notes(records, outcomes)),
+            is_partial=not outcomes and any(self._has_other_recipients(found) for found in records),
         )
+
+    def _has_other_recipients(self, found: Found) -> bool:
+        """Of a record that the mailbox fans out: it was recorded earlier, or is still to be."""
+        record = found.batch.records[found.at]
+        if self._boxes is None or isinstance(record.address, str | Devices):
+            return False
+        return not found.is_fanned_out
 
     def _steps(self, found: Found, outcomes: Mapping[str, Outcome | None]) -> Iterable[TraceStep]:
         batch, me = found.batch, self._name()
@@ -140,11 +98,12 @@ class Traces:
 
     # -- devices
 
-    async def _outcomes(self, records: Sequence[Found]) -> tuple[dict[str, Outcome | None], int]:
-        """What is known of each device, and of how many others there is nothing to say here."""
+    async def _outcomes(self, records: Sequence[Found]) -> tuple[dict[str, Outcome | None], dict[str, str], int]:
+        """What is known of each device, notes on some, and of how many others there is nothing to say here."""
         outcomes: dict[str, Outcome | None] = {}
+        notes: dict[str, str] = {}
         others: set[str] = set()
-        in_boxes: dict[str, tuple[Found, int]] = {}
+        in_boxes: dict[str, tuple[Found, int | None]] = {}
         for found in records:
             noted, whole, stored, away = found.outcomes(), found.whole(), found.stored(), _away(found)
             for at, device_id in enumerate(found.recipients()):
@@ -152,59 +111,63 @@ class Traces:
                     others.add(device_id)
                     continue
                 outcome = noted.get(device_id, whole)
-                if outcome is None and device_id in stored:
+                if outcome is not None:
+                    notes[device_id] = _note_on(outcome, found.batch.records[found.at])
+                elif device_id in stored:
                     in_boxes[device_id] = (found, stored[device_id])
-                elif outcome is None and device_id not in away:
+                elif self._is_in_box(found):  # it was stored when the record was first read
+                    in_boxes.setdefault(device_id, (found, None))
+                elif device_id not in away:
                     outcome = self._outcome_here(found, device_id)
                 outcomes[device_id] = better(outcomes.get(device_id), outcome)
                 if at % AT_ONCE == AT_ONCE - 1:
                     await asyncio.sleep(0)
-        if self._mailbox is not None and in_boxes:
-            await self._look_into_boxes(self._mailbox, in_boxes, outcomes)
-        return outcomes, len(others)
+        if self._boxes is not None and in_boxes:
+            await self._look_into_boxes(self._boxes, in_boxes, outcomes, notes)
+        return outcomes, {name: note for name, note in notes.items() if note}, len(others)
+
+    def _is_in_box(self, found: Found) -> bool:
+        """Whether the mailbox has taken a record, now or earlier."""
+        record = found.batch.records[found.at]
+        return self._boxes is not None and bool(found.batch.stored_at_s) and not _is_transient(record)
 
     def _outcome_here(self, found: Found, device_id: str) -> Outcome | None:
-        """Of a message that was sent to connections of this server, if nothing else is noted of it."""
-        if not found.batch.routed_at_s or self._mailbox is not None:
-            return None  # a mailbox may have dropped it: it is transient, or was stored earlier
-        timestamp_ms = found.batch.records[found.at].timestamp_ms
+        """Of a message that is in no box, and was sent to connections of this server, if nothing else is noted of
+        it. None: it is under way."""
+        record = found.batch.records[found.at]
+        if not found.batch.routed_at_s or (self._boxes is not None and not _is_transient(record)):
+            return None
         clients = self._hub.clients_of(device_id)
-        return "waiting" if any(client.is_queued(found.payload, timestamp_ms) for client in clients) else "written"
+        return "waiting" if any(each.is_queued(found.payload, record.timestamp_ms) for each in clients) else "written"
 
     async def _look_into_boxes(
-        self, mailbox: Mailbox, stored: Mapping[str, tuple[Found, int]], outcomes: dict[str, Outcome | None]
+        self,
+        boxes: BoxSearch,
+        stored: Mapping[str, tuple[Found, int | None]],
+        outcomes: dict[str, Outcome | None],
+        notes: dict[str, str],
     ) -> None:
         device_ids = list(stored)
         try:
             async with asyncio.timeout(BOX_PATIENCE_S):
                 for first in range(0, len(device_ids), AT_ONCE):
                     some = device_ids[first : first + AT_ONCE]
-                    looks = (self._look(mailbox, device_id, *stored[device_id]) for device_id in some)
-                    for device_id, outcome in zip(some, await asyncio.gather(*looks), strict=True):
-                        outcomes[device_id] = better(outcomes[device_id], outcome)
+                    looks = (boxes.look(device_id, *_sought(*stored[device_id])) for device_id in some)
+                    for device_id, found in zip(some, await asyncio.gather(*looks), strict=True):
+                        if better(outcomes[device_id], found.outcome) == found.outcome:
+                            outcomes[device_id], notes[device_id] = found.outcome, found.note
         except (MailboxError, TimeoutError):
             return
 
-    async def _look(self, mailbox: Mailbox, device_id: str, found: Found, number: int) -> Outcome:
-        record = found.batch.records[found.at]
-        options: Options | None = record.options
-        name = lane_of(options)
-        lane = (await mailbox.look(device_id)).lane(name)
-        (page,) = await mailbox.read(device_id, [LaneRead(name, number - 1, PageLimits(1))])
-        return outcome_in_box(
-            lane,
-            number,
-            is_in_box=bool(page.messages) and page.messages[0].number == number,
-            has_expired=self._has_expired(found),
-            may_collapse=options is not None and options.collapse_key is not None,
-        )
 
-    def _has_expired(self, found: Found) -> bool:
-        record, read_ms = found.batch.records[found.at], found.batch.at_s * 1000
-        now_ms = self._memory.wall_clock() * 1000
-        if record.options is not None and record.options.ttl_s:
-            return bool(record.options.expires_ms(record.timestamp_ms, read_ms) < now_ms)
-        return bool((record.timestamp_ms or read_ms) + self._mailbox_ttl_s * 1000 < now_ms)
+def _sought(found: Found, number: int | None) -> tuple[Sought, int | None]:
+    record = found.batch.records[found.at]
+    return Sought(found.payload, record.timestamp_ms, found.batch.at_s * 1000, record.options), number
+
+
+def _is_transient(record: Record | object) -> bool:
+    """A message that another server has forwarded, of which a mailbox knows nothing, is."""
+    return not isinstance(record, Record) or record.is_transient
 
 
 def _away(found: Found) -> frozenset[str]:
@@ -212,50 +175,25 @@ def _away(found: Found) -> frozenset[str]:
     return frozenset(device_id for _, _, device_id in found.forwarded() if device_id is not None)
 
 
-def better(one: Outcome | None, other: Outcome | None) -> Outcome | None:
-    """The outcome that says more of a device."""
-    return one if _RANK.get(one, 2) > _RANK.get(other, 2) else other
+def _note_on(outcome: Outcome, record: Record | object) -> str:
+    if outcome == "expired" and isinstance(record, Record) and record.options is not None and record.options.ttl_s:
+        return ttl_note(record.options)
+    return _MEANINGS.get(outcome, "")
 
 
-def merge_traces(message_id: str, answers: Iterable[TraceAnswer], missing: Sequence[str]) -> dict[str, object] | None:
-    """The answer of all servers; None if none of them remembers the message."""
-    answers = [answer for answer in answers if answer.records]
-    if not answers:
-        return None
-    outcomes: dict[str, Outcome | None] = {}
-    for device in (device for answer in answers for device in answer.devices):
-        outcomes[device.device_id] = better(outcomes.get(device.device_id), device.outcome)
-    counts = Counter(outcome for outcome in outcomes.values() if outcome is not None)
-    shown: dict[str, int] = dict(sorted(counts.items()))
-    others = sum(answer.others for answer in answers)
-    if others:
-        shown[OTHERS] = others
-    if not outcomes:
-        shown["not_connected"] = 1  # it addresses no device
-    steps = sorted((step for answer in answers for step in answer.steps), key=_order)
-    body: dict[str, object] = {
-        "id": message_id,
-        "steps": [{"at": _shown(step.at), "server": step.server, "step": step.step} for step in steps],
-        "devices": [
-            {"device_id": device_id, "outcome": outcomes[device_id]} for device_id in sorted(outcomes)[:MAX_DEVICES]
-        ],
-        "counts": shown,
-        "missing": missing,
-        "length": answers[0].length,
-    }
-    text = next((answer.text for answer in answers if answer.text is not None), None)
-    return body if text is None else body | {"text": text}
+def _notes(records: Iterable[Found], outcomes: Mapping[str, Outcome | None]) -> Iterable[str]:
+    for found in records:
+        record = found.batch.records[found.at]
+        if not isinstance(record, Record):
+            continue
+        if not record.key_agrees:
+            yield WRONG_KEY
+        if not outcomes and not isinstance(record.address, str | Devices):
+            yield f"no device is {audience_text(record.address)}"
 
 
-def _order(step: TraceStep) -> tuple[bool, float, int]:
-    return step.at is None, step.at or 0.0, _STEPS.index(step.step) if step.step in _STEPS else len(_STEPS)
-
-
-_STEPS: Final = ("produced", "read", "addressed", "stored", "forwarded", "written", "acknowledged")
-
-
-def _shown(unix_s: float | None) -> str | None:
-    """RFC 3339 in UTC, with milliseconds."""
-    if unix_s is None:
-        return None
-    return datetime.fromtimestamp(unix_s, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+def audience_text(address: Address) -> str:
+    """An audience, for people: in "no device is ..."."""
+    if isinstance(address, User):
+        return f"of the user {user_text(address.user_id)}"
+    return f"in the group {address.name}" if isinstance(address, Group) else "connected"

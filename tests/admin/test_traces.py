@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 import pytest
 
-from cocoa_tornado.admin.traces import TraceAnswer, TraceDevice, TraceStep, merge_traces
+from cocoa_tornado.admin.trace_answers import TraceAnswer, TraceDevice, TraceStep, merge_traces
 from cocoa_tornado.brokers.port import Batch
 from cocoa_tornado.connection.connection import DeviceConnection
 from cocoa_tornado.rules.records import Record
@@ -52,18 +52,12 @@ def steps(body: dict[str, Any]) -> list[str]:
 
 
 async def publish(gateway: Harness, to: dict[str, object], text: str = "hello", **fields: object) -> None:
-    await gateway.broker.publish(RESULTS, "", json.dumps({"to": to, "text": text} | fields).encode())
+    await gateway.broker.publish(
+        RESULTS, str(to.get("device", "")), json.dumps({"to": to, "text": text} | fields).encode()
+    )
 
 
 # -- the answer
-
-
-@pytest.mark.parametrize("mailbox", ["none://", "memory://"])
-async def test_a_message_nobody_remembers_is_a_404(start_admin: StartAdmin, mailbox: str) -> None:
-    gateway = await start_admin(mailbox=mailbox)
-    for message_id in ("nothing", "transcription.results/0/0", "%2F", "a" * 400):
-        status, body, _ = await ask(gateway, "GET", f"/messages/{message_id}")
-        assert (status, body) == (404, {"message": "No server remembers this message"})
 
 
 @pytest.mark.parametrize("message_id", ["%ff", "a" * 600])
@@ -108,7 +102,7 @@ async def test_nothing_is_remembered_where_that_is_switched_off(start_admin: Sta
 # -- without a mailbox
 
 
-async def test_written(start_admin: StartAdmin) -> None:
+async def test_produced_read_addressed_and_written(start_admin: StartAdmin) -> None:
     gateway = await start_admin(server_name="here")
     device = await gateway.raw("doll")
     await publish(gateway, {"device": "doll"}, id="m")
@@ -155,8 +149,9 @@ async def test_no_more_than_a_thousand_devices_are_shown() -> None:
         TraceAnswer(records=1, devices=devices, others=5),
         TraceAnswer(records=1, devices=(TraceDevice("bear", "waiting"),)),
     ]
-    body = merge_traces("m", many, [])
-    assert body is not None
+    merged = merge_traces("m", many, [])
+    assert merged is not None
+    body = merged.body()
     shown = body["devices"]
     assert isinstance(shown, list)
     assert (len(shown), body["counts"]) == (1000, {"waiting": 1, "written": 1000, "others": 5})
@@ -172,8 +167,9 @@ async def test_what_says_more_of_a_device_counts() -> None:
         ),
     ]
     for order in (answers, answers[::-1]):
-        body = merge_traces("m", order, ["c"])
-        assert body is not None
+        merged = merge_traces("m", order, ["c"])
+        assert merged is not None
+        body = merged.body()
         assert body["devices"] == [
             {"device_id": "bear", "outcome": "written"},
             {"device_id": "doll", "outcome": "fault"},
