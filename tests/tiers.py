@@ -109,7 +109,13 @@ NOT_AT_LOWEST: Final = (
     *("mailboxes/test_sqlite", "brokers/test_kafka_oauth.py"),
     # the repository: its documents, imports, benchmarks, examples and the tests' own plugins
     *("asyncapi/", "bench/", "examples/", "test_demo.py", "test_expected_logs.py", "test_layers.py", "test_readme.py"),
-    *("test_dependencies.py", "test_documentation.py", "test_lowest_versions.py", "test_tiers.py"),
+    *(
+        "test_dependencies.py",
+        "test_documentation.py",
+        "test_lowest_versions.py",
+        "test_monitoring.py",
+        "test_tiers.py",
+    ),
     # processes: their signals, pauses, files and output, and what stands between them and their clients
     *("cli/test_serve.py", "cli/test_serve_keys.py", "cli/test_signals.py", "cli/test_streams.py"),
     *("test_behind_proxies.py", "probe/test_through_proxies.py", "web/test_browser.py", "speech/test_out_of_memory.py"),
