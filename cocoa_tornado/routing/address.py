@@ -9,7 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias, assert_never
+from typing import Final, Protocol, TypeAlias, assert_never
+
+NAMED_DEVICE_BYTES: Final = 100
+"""Memory that an address takes for each device that it names, beside the id's characters: objects, rounded up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +78,14 @@ def recipients(address: Address, directory: Directory) -> tuple[str, ...]:
     if isinstance(address, Everyone):
         return _each_once(directory.devices(), address.excluded)
     assert_never(address)  # an unknown address must never mean everyone
+
+
+def bytes_of_names(address: Address) -> int:
+    """About the memory that the devices take which an address names or excludes, in bytes; 0 for a single device."""
+    if isinstance(address, str):
+        return 0
+    named = address.device_ids if isinstance(address, Devices) else address.excluded
+    return sum(map(len, named)) + NAMED_DEVICE_BYTES * len(named)
 
 
 def is_for(address: User | Group | Everyone, device_id: str, directory: Directory) -> bool:

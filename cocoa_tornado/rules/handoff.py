@@ -6,20 +6,23 @@ Not thread-safe: the adapter that owns an object calls it from one thread at a t
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Collection
 from typing import Final
 
+from ..routing.address import bytes_of_names
 from .records import Record
 
 NO_BOUND: Final = 2**63 - 1
 
 RECORD_BYTES: Final = 256
-"""Memory that a record takes beside its bytes: its objects, rounded up."""
+"""Memory that a record takes beside its bytes and the devices that it names: its objects, rounded up."""
 
 
-def size_of(records: Iterable[Record]) -> int:
+def size_of(records: Collection[Record]) -> int:
     """The memory that records take, in bytes."""
-    return sum([len(record[1]) + RECORD_BYTES for record in records])
+    # Nearly every record is for one device. Another one can name a thousand, which take far more than its payload.
+    named = sum([bytes_of_names(record[0]) for record in records if type(record[0]) is not str])
+    return named + sum([len(record[1]) + RECORD_BYTES for record in records])
 
 
 def pause_s(pace_s: float, handed_over_at: float, now: float) -> float:

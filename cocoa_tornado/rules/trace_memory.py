@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
+from ..routing.address import bytes_of_names
 from .box import Lane
 from .handoff import RECORD_BYTES, size_of
 from .records import Record
@@ -216,6 +217,8 @@ class TraceMemory:
     def remember_forward(self, messages: Sequence[Any], sender: str) -> BatchTrace:
         """Remember messages that another server has forwarded: ``relay.messages.ForwardedMessage``."""
         size = BATCH_BYTES + sum([RECORD_BYTES + OFFSET_BYTES + len(message.payload) for message in messages])
+        size += sum([bytes_of_names(message.address) for message in messages if type(message.address) is not str])
+        size += sum([PART_BYTES * len(message.places) for message in messages if message.places])
         return self._add(messages, (), (), sender, size)
 
     def _add(

@@ -1,9 +1,14 @@
 from __future__ import annotations
 
+import gc
+import tracemalloc
+from collections.abc import Callable
+
 import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from cocoa_tornado.routing.address import Address, Devices, Everyone
 from cocoa_tornado.rules.handoff import RECORD_BYTES, OffsetLedger, Span, WaterMarks, pause_s, size_of
 from cocoa_tornado.rules.records import Record
 
@@ -31,6 +36,20 @@ def test_a_record_larger_than_the_mark_is_in_flight_alone() -> None:
 
 def test_the_size_of_a_delivery_is_its_payload_and_what_a_record_costs() -> None:
     assert size_of([Record("doll", b"x" * 100, 0), Record("doll", b"", 0)]) == 100 + 2 * RECORD_BYTES
+
+
+@pytest.mark.parametrize("names", [lambda ids: Devices(tuple(ids)), lambda ids: Everyone(frozenset(ids))])
+def test_the_devices_that_a_record_names_or_excludes_count(names: Callable[[list[str]], Address]) -> None:
+    """They take a thousand times as much memory as a short payload."""
+    gc.collect()
+    tracemalloc.start()
+    try:
+        record = Record(names([f"device-{number:09}" for number in range(1000)]), b"x", 0)
+        taken, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert taken > 60_000
+    assert taken <= size_of([record]) <= 2 * taken
 
 
 @pytest.mark.parametrize(("high", "low"), [(10, 11), (10, 0), (0, 0)])

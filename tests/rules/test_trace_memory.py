@@ -8,6 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cocoa_tornado.relay.messages import ForwardedMessage
+from cocoa_tornado.routing.address import Devices, Group
 from cocoa_tornado.rules.addressing import Options
 from cocoa_tornado.rules.box import Lane
 from cocoa_tornado.rules.records import Record
@@ -99,6 +101,19 @@ def test_what_is_stored_or_forwarded_for_many_devices_counts() -> None:
     assert memory.size == before + 200_000
     memory.note_recipients(b"{}", 7, [], {f"device-{number}": number for number in range(500)})
     assert memory.size > before + 250_000
+
+
+def test_the_devices_that_a_record_or_a_forwarded_message_names_count() -> None:
+    ids = [f"device-{number}" for number in range(1_000)]
+    for address in (Devices(tuple(ids)), Group("kitchen", frozenset(ids))):
+        memory = memory_of()
+        memory.remember([Record(address, b"{}", 7)], [0], [(SOURCE, 1)])
+        assert memory.size > 100_000
+        memory.remember_forward([ForwardedMessage(address, b"{}", 7, SOURCE, 0)], "other")
+        assert memory.size > 200_000
+    memory = memory_of()
+    memory.remember_forward([ForwardedMessage("doll", b"{}", 7, SOURCE, 0, places=dict.fromkeys(ids, 1))], "other")
+    assert memory.size > 100_000
 
 
 def test_a_long_search_pauses() -> None:
