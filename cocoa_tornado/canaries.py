@@ -24,7 +24,7 @@ from .rules.rate import LineBudget, RateLimit
 from .rules.readiness_report import ReadinessPart
 
 LOOK_S = 1.0
-"""How often it looks whether a canary has to connect, and whether messages are due."""
+"""How often it looks whether a canary has to connect, and whether messages are due or overdue."""
 LEAK_LINES = RateLimit(per_s=1 / 60, burst=5)
 
 log = logging.getLogger("cocoa.canary")
@@ -158,12 +158,6 @@ class Canaries:
             self._watch.abandon(device_id)
             return
         published.add_done_callback(partial(self._on_published, device_id, session_id))
-        asyncio.get_running_loop().call_later(DEADLINE_S, self._expire)
-
-    def _expire(self) -> None:
-        if self._task is not None:
-            self._counters.lost += self._watch.overdue(self._clock())
-            self._note_state()
 
     def _on_published(self, device_id: str, session_id: str, published: asyncio.Future[None]) -> None:
         if self._unacknowledged.get(device_id) == session_id:

@@ -121,9 +121,10 @@ async def test_they_are_in_no_count_list_limit_or_all(start: Start, mailbox: str
     assert metrics["cocoa_canary_leaked_total"] == 0
     _, listed = await ask(harness, "GET", "/devices")
     assert [row["device_id"] for row in listed["devices"]] == ["doll"]
+    for target in ("/devices?prefix=cocoa-canary-", "/top", "/overview", "/quarantine"):
+        status, answer = await ask(harness, "GET", target)
+        assert (status, "cocoa-canary-" in json.dumps(answer)) == (200, False)
     canary = canaries_of(harness).device_ids[0]
-    _, found = await ask(harness, "GET", f"/devices?prefix={canary}")
-    assert found["devices"] == []
     _, closed = await ask(harness, "DELETE", f"/devices/{canary}/connections")
     assert closed["closed"] == 0
     _, explained = await ask(harness, "POST", "/explain", json.dumps({"device_id": canary}).encode())

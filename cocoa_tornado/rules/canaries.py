@@ -20,7 +20,8 @@ from .identity import CANARY_PREFIX
 
 HEADER: Final = "cocoa.canary"
 """The name of the Kafka header of canary messages. Without it, a record for a canary is rejected."""
-HEADERS: Final = {HEADER: b"1"}
+HEADERS: Final = {HEADER: b"1", "cocoa.ttl": b"0"}
+"""Of canary messages. By the second one, servers of an earlier release don't store them either."""
 DEADLINE_S: Final = 60.0
 """A message that has not arrived by then is lost. Longer than a consumer group takes to notice that a member has ended,
 and to share its partitions out again: such messages are late."""

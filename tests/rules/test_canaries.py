@@ -83,12 +83,12 @@ def test_a_record_for_a_canary_without_the_header_or_with_an_address_is_rejected
 
 def test_the_header_changes_nothing_of_a_record_for_a_device() -> None:
     value = b'{"device_id":"doll","text":"Hello"}'
-    assert decode(None, value, 1, tuple(HEADERS.items())) == decode(None, value, 1)
+    assert decode(None, value, 1, ((HEADER, b"1"),)) == decode(None, value, 1)
 
 
 def test_fields_in_the_value_or_in_headers_do_not_make_a_canary_message_durable() -> None:
     value = json.dumps({"device_id": A, "ttl": 100, "id": "x", "collapse_key": "k", "priority": "high"}).encode()
-    decoded = decode(None, value, 1, (("cocoa.ttl", b"7"), *HEADERS.items()))
+    decoded = decode(None, value, 1, (("cocoa.collapse_key", b"j"), *HEADERS.items()))
     assert isinstance(decoded, Record)
     assert decoded.options == OPTIONS
 
