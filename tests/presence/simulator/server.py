@@ -38,7 +38,7 @@ class _Release:
 
 
 class Server:
-    """:ivar rate: of its clock; :ivar disturbed_at: when it was last paused or cut off itself
+    """:ivar rate: of its clock; :ivar disturbed_at: until when it was last paused, cut off, or without Redis
     :ivar cut: nothing is sent; :ivar is_deaf: no reply arrives
     """
 

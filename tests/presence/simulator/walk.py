@@ -297,7 +297,7 @@ class Walk:
                 self._restart_redis(draw.choice((0.1, 1.0, 4.0)), draw.choice((0, 0, 1, 2, 3, 6, 30)))
             case "stuck":
                 self.process.stuck_until = self.now + min(duration, 7.0)
-                self._all_cut_off()
+                self._all_cut_off(self.process.stuck_until)
         self.at(self.now + draw.choice((0.2, 1.0, 4.0)) * draw.uniform(0.5, 1.5), self._do_harm)
 
     def _pause(self, server: Server, duration: float) -> None:
@@ -314,26 +314,25 @@ class Walk:
         until = self.now + duration
         server.paused_s += max(0.0, until - max(server.paused_until, self.now))
         server.paused_until = max(server.paused_until, until)
-        server.disturbed_at = max(server.disturbed_at, until)
-        self._cut_off(server)
+        self._cut_off(server, until)
 
     def cut(self, server: Server, duration: float, *, is_deaf: bool = False) -> None:
         def end() -> None:
             server.cut = server.is_deaf = False
 
         server.cut, server.is_deaf = server.cut or not is_deaf, server.is_deaf or is_deaf
-        server.disturbed_at = max(server.disturbed_at, self.now + duration)
-        self._cut_off(server)
+        self._cut_off(server, self.now + duration)
         self.at(self.now + duration, end)
 
-    def _cut_off(self, server: Server) -> None:
+    def _cut_off(self, server: Server, until: float) -> None:
+        server.disturbed_at = max(server.disturbed_at, until)
         for client in (client for clients in self.clients.values() for client in clients):
             if client.server is server:  # also one that is still waiting to be admitted
                 client.was_cut_off = True
 
-    def _all_cut_off(self) -> None:
+    def _all_cut_off(self, until: float) -> None:
         for server in self.servers:
-            self._cut_off(server)
+            self._cut_off(server, until)
 
     def _restart_redis(self, down_s: float, lost: int) -> None:
         """:param lost: the last so many writes"""
@@ -346,11 +345,11 @@ class Walk:
         self._runs += 1
         data = self.process.data if data is None else data
         new = Process(f"r{self._runs}", data.copy(), self._scripts)
-        self._all_cut_off()
+        self._all_cut_off(self.now + down_s)
 
         def come_up() -> None:
             self.process = new
-            self._all_cut_off()
+            self._all_cut_off(self.now)
 
         self.at(self.now + down_s, come_up)
 
