@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from typing import ClassVar, Final
 
 import msgspec
@@ -10,6 +11,7 @@ import msgspec
 from ..errors import MailboxError
 from ..rules.admin_tokens import WRITE
 from ..rules.audiences import of_group, of_user
+from ..web.handlers import timestamp
 from .connected import CLOSE, DEVICES, CloseOrder
 from .device import DEVICE, NOBODY, BoxRow, DeviceQuestion, empty, last_events, members_page, weigh
 from .handlers import AdminHandler, expensive
@@ -55,8 +57,8 @@ class MembersHandler(AdminHandler):
 
 
 class DeviceHandler(AdminHandler):
-    """``GET devices/{id}``: its connections, its last events over all servers, and its box. 404 if no server that
-    answers knows anything of it."""
+    """``GET devices/{id}``: its connections, its last events over all servers, its box, and whether it is blocked.
+    404 if no server that answers knows anything of it."""
 
     async def get(self, text: str) -> None:
         device_id = read_target("devices", text).id
@@ -65,11 +67,21 @@ class DeviceHandler(AdminHandler):
         pages = [Page((answer.device,), False) for answer in answers if answer.device is not None]
         rows, _ = merge(pages, 1)
         events = last_events(answers)
-        if not rows and not events and box in (None, EMPTY) and not missing:
+        block = self._block(device_id)
+        if not rows and not events and box in (None, EMPTY) and not block["blocked"] and not missing:
             self.refuse(404, "Unknown device")
             return
         row = rows[0] if rows else DeviceRow(device_id=device_id, user_id=NOBODY, groups=(), connections=())
-        self.answer_struct(200, msgspec.structs.asdict(row) | {"box": box, "events": events, "missing": missing})
+        more = {"box": box, "events": events, **block, "missing": missing}
+        self.answer_struct(200, msgspec.structs.asdict(row) | more)
+
+    def _block(self, device_id: str) -> dict[str, object]:
+        """Whether it is blocked, and until when; None: until somebody ends it."""
+        blocked = self.context.blocked
+        if not blocked.holds(device_id, self.context.devices.wall_clock()):
+            return {"blocked": False, "blocked_until": None}
+        until = blocked.until[device_id]
+        return {"blocked": True, "blocked_until": None if math.isinf(until) else timestamp(until)}
 
     async def _weigh(self, device_id: str) -> BoxRow | None:
         """None: there is no mailbox, or it is unavailable."""

@@ -28,7 +28,7 @@ function runs(values) {
 /** A chart that is drawn again by update(points), each {at: ms, values: [number or null, ...]}; the first value is the
  * main one.
  * @param format value -> text; @param size how many points fit; @param least smallest upper end of the scale */
-export function chart(label, {format, names = [""], size = 150, least = 0}) {
+export function chart(label, {format, names = [""], size = 60, least = 0}) {
   const drawing = svg("svg", {viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: "none", "aria-hidden": "true"});
   const top = h("span", {class: "top"});
   const readout = h("span", {class: "readout", hidden: true});

@@ -4,7 +4,7 @@
 import {api, poll} from "./api.js";
 
 const EVERY_MS = 2000;
-const KEPT = 150;
+const KEPT = 60;
 const events = new EventTarget();
 let before = null;
 let stop = null;

@@ -1,7 +1,168 @@
-import {nothing, pageHead} from "../parts.js";
+// One device: its connections, its box, its last events, and what an operator can do about it.
 
-export const title = "device";
+import {api, path, poll} from "../api.js";
+import {h, refresh, show} from "../dom.js";
+import {bytes, clock, line, lines, milliseconds, number, plural} from "../format.js";
+import {icon} from "../icons.js";
+import {action, ask, copyButton, facts, failed, field, groupChips, id, input, loading, missingNote, note, nothing, pageHead, panel, pill, table, time, toast, userLink} from "../parts.js";
+import {href} from "../router.js";
 
-export function render(main) {
-  main.append(pageHead(title), nothing("Not yet"));
+export const title = "Device";
+
+const EVERY_MS = 3000;
+
+const CLOSE_CODES = {
+  1000: "normal", 1001: "going away: the server was drained", 1006: "no close code: the network, or a crash", 1008: "policy: no pong, or too many messages",
+  1009: "a message was too big", 1011: "internal error", 1013: "slow consumer: try again later", 4401: "token expired", 4409: "replaced by another connection", 4410: "disconnected by an operator",
+};
+const STATUSES = {400: "unknown cursor, or a bad request", 401: "token not accepted", 403: "origin not allowed, or blocked", 409: "already connected", 426: "not a WebSocket handshake", 503: "draining, full, or a part is not ready"};
+
+const CONNECTIONS = [
+  {title: "Server", cell: (row) => id(row.server)},
+  {title: "Connected", cell: (row) => time(row.connected_at)},
+  {title: "Last activity", cell: (row) => time(row.last_activity, {relative: true})},
+  {title: "Address", cell: (row) => id(row.ip)},
+  {title: "Firmware", cell: (row) => id(row.version)},
+  {title: "Generation", cell: (row) => id(row.generation)},
+  {title: "Round trip", end: true, cell: (row) => milliseconds(row.rtt_ms)},
+  {title: "Queue", end: true, cell: (row) => (row.queue ? pill("warn", number(row.queue)) : "0")},
+];
+
+function eventRow({at, server, event, code}) {
+  const kind = {connected: "is-ok", refused: "is-bad", challenged: "is-warn"}[event] ?? (code === 1000 || code === 1001 ? "" : "is-warn");
+  const detail = event === "refused" ? STATUSES[code] : event === "closed" ? CLOSE_CODES[code] : event === "challenged" ? "another connection wanted its place" : "";
+  return h("li", {class: kind}, time(at), h("div", {}, h("strong", {}, event, code && code !== 101 ? ` ${code}` : ""), detail && [" – ", detail], h("div", {class: "muted small"}, "at ", id(server))));
+}
+
+export function render(main, {parts, signal}) {
+  const deviceId = parts[0];
+  const at = (...rest) => path("devices", deviceId, ...rest);
+  document.title = `${line(deviceId)} · cocoa console`;
+  const state = h("span", {role: "status"});
+  const buttons = h("div", {class: "buttons"});
+  const body = h("div", {}, loading(6));
+  main.append(
+    pageHead([h("span", {class: "unseen"}, "Device "), id(deviceId)], {actions: buttons, before: h("a", {class: "button quiet icon", href: href(["devices"]), "aria-label": "All devices"}, "←")}),
+    body,
+  );
+  main.querySelector("h1").after(state);
+
+  async function load() {
+    try {
+      draw(await api.get(at(), {signal}));
+    } catch (error) {
+      if (error.status !== 404) throw error;
+      drawUnknown();
+    }
+  }
+
+  function draw(row) {
+    const isConnected = row.connections.length > 0;
+    show(state, row.blocked ? pill("bad", "blocked") : isConnected ? pill("ok", "connected") : pill("", "not connected"));
+    refresh(buttons, actions(row, isConnected));
+    const user = row.user_id === null ? [] : [["User", userLink(row.user_id)]];
+    refresh(
+      body,
+      missingNote(row.missing),
+      row.blocked && note("bad", "Connections are refused with 403 ", row.blocked_until ? ["until ", time(row.blocked_until, {date: "always"}), "."] : "until somebody unblocks it."),
+      panel("Connections", isConnected ? table("Connections", CONNECTIONS, row.connections) : nothing("Not connected", row.events.length ? "The last events say how its last connection ended." : ""), {bare: true, side: isConnected ? plural(row.connections.length, "connection") : null}),
+      h(
+        "div",
+        {class: "grid"},
+        panel("Last events", row.events.length ? h("ol", {class: "events"}, row.events.toReversed().map(eventRow)) : nothing("No events", "The servers remember the last 20 since they started."), {bare: !row.events.length}),
+        h("div", {class: "stack"}, panel("Box", box(row.box), {side: row.box?.messages ? emptyBox() : null}), (user.length || row.groups.length > 0) && panel("Latest token", facts([...user, row.groups.length && ["Groups", groupChips(row.groups)]]))),
+      ),
+    );
+  }
+
+  function drawUnknown() {
+    show(state, pill("", "unknown"));
+    refresh(buttons, actions({blocked: false}, false));
+    refresh(body, panel(null, nothing("No server knows this device", "It is not connected, has no events since the servers started, and nothing waits in its box."), {bare: true}));
+  }
+
+  function box(found) {
+    if (found === null) return h("p", {class: "muted"}, "There is no mailbox, or it does not answer.");
+    return facts([
+      ["Waiting", found.messages ? h("strong", {}, plural(found.messages, "message"), `, ${bytes(found.bytes)}`) : "nothing"],
+      found.oldest && ["Oldest", time(found.oldest)],
+      found.newest && ["Newest", time(found.newest)],
+      ["Acknowledged", found.acknowledged === null ? "never: the device does not use cursors" : h("span", {class: "number"}, Object.entries(found.acknowledged).map(([lane, last], which) => `${which ? ", " : ""}${lane} up to ${last}`))],
+    ]);
+  }
+
+  const emptyBox = () => action("Empty", async () => {
+    const isDone = await ask("Empty this box?", {
+      text: ["What waits for ", id(deviceId), " is deleted and never delivered. This cannot be undone."],
+      confirm: "Empty the box",
+      kind: "danger",
+      run: async () => {
+        const {deleted} = await api.delete(at("box"));
+        toast("ok", `${plural(deleted, "message")} deleted.`);
+      },
+    });
+    if (isDone) await load();
+  }, {size: "tiny", kind: "danger", key: "empty"});
+
+  function actions(row, isConnected) {
+    return [
+      isConnected && action("Disconnect", disconnect, {kind: "danger"}),
+      row.blocked ? action("Unblock", unblock) : action("Block", block, {kind: "danger"}),
+      h("a", {class: "button", href: href(["send"], {to: "device", device: deviceId}), "data-key": "send"}, icon("send"), "Send"),
+      h("a", {class: "button", href: href(["tail"], {device: deviceId}), "data-key": "tail"}, icon("tail"), "Watch"),
+      action("Token", mint),
+    ];
+  }
+
+  async function disconnect() {
+    const isDone = await ask("Disconnect this device?", {
+      text: ["Its connections are closed with 4410, after what is queued for them. It may connect again."],
+      confirm: "Disconnect",
+      kind: "danger",
+      content: field("Ask it to come back after so many seconds (optional)", input({type: "number", min: 0, max: 86400, name: "after", inputmode: "numeric"})),
+      run: async (form) => {
+        const {closed} = await api.delete(at("connections"), {query: {reconnect_after: form.get("after")}});
+        toast("ok", `${plural(closed, "connection")} closed.`);
+      },
+    });
+    if (isDone) await load();
+  }
+
+  async function block() {
+    const until = h("select", {name: "minutes"}, [["", "until somebody unblocks it"], ["10", "for 10 minutes"], ["60", "for an hour"], ["1440", "for a day"], ["10080", "for a week"]].map(([value, text]) => h("option", {value}, text)));
+    const isDone = await ask("Block this device?", {
+      text: [id(deviceId), " is disconnected, and refused with 403 on all servers, also after a restart."],
+      confirm: "Block",
+      kind: "danger",
+      content: field("How long", until),
+      run: async (form) => {
+        const minutes = Number(form.get("minutes"));
+        await api.put(at("block"), minutes ? {until: new Date(Date.now() + minutes * 60_000).toISOString()} : {});
+        toast("ok", "Blocked.");
+      },
+    });
+    if (isDone) await load();
+  }
+
+  async function unblock() {
+    await api.delete(at("block"));
+    toast("ok", "Unblocked.");
+    await load();
+  }
+
+  async function mint() {
+    const {token, expires_in: seconds} = await api.post("device-token", {device_id: deviceId});
+    const until = clock(new Date(Date.now() + seconds * 1000));
+    await ask("A token for this device", {
+      text: [`It is valid until ${until}, with the user 0 and no groups. Whoever has it can be this device.`],
+      confirm: "Done",
+      content: h("div", {class: "field"}, h("pre", {class: "block", tabindex: 0}, lines(token)), h("div", {}, copyButton(token))),
+    });
+  }
+
+  let hasRow = false;
+  poll(async () => {
+    await load();
+    hasRow = true;
+  }, {everyMs: EVERY_MS, signal, onError: (error) => hasRow || show(body, panel(null, failed(error), {bare: true}))});
 }

@@ -1,7 +1,111 @@
-import {nothing, pageHead} from "../parts.js";
+// The connected devices of all servers, and the members of a user or a group.
 
-export const title = "devices";
+import {api, path, poll} from "../api.js";
+import {h, refresh, show} from "../dom.js";
+import {line, milliseconds, number, plural} from "../format.js";
+import {action, ask, choice, deviceLink, failed, field, groupChips, id, input, loading, missingNote, nothing, pageHead, panel, pill, table, time, toast, userLink} from "../parts.js";
+import {go, href} from "../router.js";
 
-export function render(main) {
-  main.append(pageHead(title), nothing("Not yet"));
+export const title = "Devices";
+
+const EVERY_MS = 5000;
+const LIMIT = 50;
+
+const newest = (row) => row.connections.at(-1);
+const of = (read) => (row) => (newest(row) ? read(newest(row), row) : "");
+
+const COLUMNS = [
+  {title: "Device", cell: (row) => [deviceLink(row.device_id), row.connections.length > 1 && [" ", h("span", {class: "chip"}, plural(row.connections.length, "connection"))]]},
+  {title: "User", cell: (row) => userLink(row.user_id)},
+  {title: "Groups", cell: (row) => (row.groups.length ? groupChips(row.groups) : "")},
+  {title: "Server", cell: (row) => (newest(row) ? id(newest(row).server) : pill("", "not connected"))},
+  {title: "Address", cell: of((one) => id(one.ip))},
+  {title: "Firmware", cell: of((one) => id(one.version))},
+  {title: "Round trip", end: true, cell: of((one) => milliseconds(one.rtt_ms))},
+  {title: "Queue", end: true, cell: of((one) => (one.queue ? pill("warn", number(one.queue)) : "0"))},
+  {title: "Connected", cell: of((one) => time(one.connected_at))},
+  {title: "Last activity", cell: of((one) => time(one.last_activity, {relative: true}))},
+];
+
+export function render(main, {query, signal}) {
+  const fields = {
+    prefix: input({value: query.prefix ?? "", type: "search", placeholder: "doll-"}),
+    user: input({value: query.user ?? "", placeholder: '99 or "99"'}),
+    group: input({value: query.group ?? "", placeholder: "kitchen"}),
+  };
+  const target = query.user && !query.group ? ["users", query.user] : query.group && !query.user ? ["groups", query.group] : null;
+  const listsMembers = query.members === "1" && target !== null && !query.prefix;
+  const form = h(
+    "form",
+    {class: "bar", role: "search"},
+    field("Id begins with", fields.prefix),
+    field("User", fields.user),
+    field("Group", fields.group),
+    h("button", {class: "button primary", type: "submit"}, "Find"),
+    (query.prefix || query.user || query.group) && h("a", {class: "button", href: href(["devices"])}, "Clear"),
+  );
+  form.addEventListener("submit", (event) => {
+    event.preventDefault();
+    go(["devices"], Object.fromEntries(Object.entries(fields).map(([name, control]) => [name, control.value.trim()])));
+  });
+  const members = target && !query.prefix && choice("Which devices", "members", [["0", "Connected"], ["1", "All members"]], listsMembers ? "1" : "0", (value) => go(["devices"], {...query, after: "", members: value === "1" ? "1" : ""}));
+  const side = h("span", {role: "status"});
+  const notes = h("div", {class: "notes"});
+  const list = h("div", {}, loading(6));
+  const pager = h("div", {class: "body buttons", hidden: true});
+  const kick = target && action(`Disconnect all of this ${target[0].slice(0, -1)}`, () => disconnect(target), {kind: "danger"});
+  main.append(
+    pageHead(title, {actions: kick}),
+    panel(null, form),
+    h("div", {class: "buttons toolbar"}, members),
+    notes,
+    panel(listsMembers ? "Members" : "Connected", [list, pager], {side, bare: true}),
+  );
+
+  async function load() {
+    const filter = {after: query.after, limit: LIMIT};
+    const answer = listsMembers
+      ? await api.get(path(...target, "devices"), {query: filter, signal})
+      : await api.get("devices", {query: {...filter, prefix: query.prefix, user: query.user, group: query.group}, signal});
+    draw(answer);
+  }
+
+  function draw({devices, next, missing}) {
+    show(notes, missingNote(missing));
+    refresh(list, devices.length ? table("Devices", COLUMNS, devices) : empty());
+    const isWhole = !next && !query.after;
+    show(side, isWhole ? plural(devices.length, "device") : `${plural(devices.length, "device")} on this page`);
+    pager.hidden = isWhole;
+    refresh(
+      pager,
+      query.after && h("a", {class: "button", "data-key": "first", href: href(["devices"], {...query, after: ""})}, "First page"),
+      next && h("a", {class: "button", "data-key": "next", href: href(["devices"], {...query, after: next})}, "Next page"),
+    );
+  }
+
+  function empty() {
+    if (query.prefix || query.user || query.group) return nothing("No such device is connected", "Nothing matches the filter. A user id is a number, or text in quotes: 99 and \"99\" are two users.");
+    return nothing("No device is connected", "A device connects to /ws with its token. ", h("a", {href: href(["try"])}, "Be a device yourself"), ", or look at ", h("a", {href: href(["tail"])}, "what happens now"), ".");
+  }
+
+  let hasList = false;
+  poll(async () => {
+    await load();
+    hasList = true;
+  }, {everyMs: EVERY_MS, signal, onError: (error) => hasList || show(list, failed(error, load))});
+}
+
+async function disconnect([kind, name]) {
+  let closed = 0;
+  const after = input({type: "number", min: 0, max: 86400, name: "after", inputmode: "numeric"});
+  const isDone = await ask(`Disconnect all devices of ${line(name)}?`, {
+    text: ["Their connections are closed with 4410, after what is queued for them. They may connect again."],
+    confirm: "Disconnect all",
+    kind: "danger",
+    content: field("Ask them to come back after so many seconds (optional)", after),
+    run: async (form) => {
+      closed = (await api.delete(path(kind, name, "connections"), {query: {reconnect_after: form.get("after")}})).closed;
+    },
+  });
+  if (isDone) toast("ok", `${plural(closed, "connection")} closed.`);
 }

@@ -1,9 +1,10 @@
 // How the gateway does, at a glance.
 
+import {api, poll} from "../api.js";
 import {chart} from "../charts.js";
-import {h, show} from "../dom.js";
+import {h, refresh, show} from "../dom.js";
 import {bytes, duration, milliseconds, number, plural, rate} from "../format.js";
-import {failed, id, loading, missingNote, note, pageHead, panel, pill, table} from "../parts.js";
+import {deviceLink, failed, id, loading, missingNote, note, nothing, pageHead, panel, pill, table} from "../parts.js";
 import {href} from "../router.js";
 import {samples} from "../samples.js";
 
@@ -114,6 +115,24 @@ function totals(answer) {
   );
 }
 
+const WATCHED = [
+  ["queues", "Slow readers", "messages their sockets have not taken", (row) => [deviceLink(row.device_id), plural(row.queue, "message")]],
+  ["reconnects", "Coming back again and again", "refused, or connected for less than five minutes", (row) => [deviceLink(row.device_id), `${number(row.count)} times`]],
+  ["loops", "Going round in circles", "they get the same message again, and never acknowledge it", (row) => [deviceLink(row.device_id), `${number(row.count)} times`]],
+  ["round_trips", "Longest round trips", "of the last ping", (row) => [deviceLink(row.device_id), milliseconds(row.rtt_ms)]],
+];
+
+function watched(top) {
+  const found = WATCHED.filter(([name]) => top[name]?.length);
+  if (!found.length) return nothing("Nothing stands out", "Devices that read slowly, come back again and again, or get the same message in a loop are listed here.");
+  return found.map(([name, label, why, row]) =>
+    h("div", {class: "watched"}, h("h3", {}, label), h("p", {class: "muted small"}, why), h("ol", {}, top[name].map((each) => {
+      const [link, figure] = row(each);
+      return h("li", {}, link, h("span", {class: "number"}, figure));
+    }))),
+  );
+}
+
 export function render(main, {signal}) {
   const state = h("span");
   const body = h("div", {}, loading(6));
@@ -122,14 +141,16 @@ export function render(main, {signal}) {
 
   function build() {
     const stats = STATS.map((options) => stat(...options));
-    const slots = {notes: h("div", {class: "notes"}), servers: h("div"), parts: h("div"), totals: h("div")};
+    const slots = {notes: h("div", {class: "notes"}), servers: h("div"), parts: h("div"), totals: h("div"), watched: h("div", {}, loading(3))};
     show(
       body,
       slots.notes,
       h("div", {class: "stats"}, stats.map((each) => each.box)),
       panel("Servers", slots.servers, {bare: true}),
-      h("div", {class: "grid"}, panel("Parts", slots.parts), panel("Since the start", slots.totals)),
+      h("div", {class: "grid"}, h("div", {class: "stack"}, panel("Parts", slots.parts), panel("Devices to look at", slots.watched)), panel("Since the start", slots.totals)),
     );
+    const showTop = async () => refresh(slots.watched, watched(await api.get("top", {query: {limit: 5}, signal})));
+    poll(showTop, {everyMs: 10_000, signal, onError: (error) => slots.watched.querySelector("ol") || show(slots.watched, failed(error))});
     return {stats, slots};
   }
 

@@ -1,7 +1,113 @@
-import {nothing, pageHead} from "../parts.js";
+// Records that could not be delivered as they are: look at them, correct them, put them back.
 
-export const title = "quarantine";
+import {api, path} from "../api.js";
+import {h, show} from "../dom.js";
+import {bytes, line, lines, plural} from "../format.js";
+import {icon} from "../icons.js";
+import {action, ask, failed, field, id, loading, note, nothing, pageHead, panel, pill, time, toast, traceLink} from "../parts.js";
+import {pretty} from "../record.js";
+import {session} from "../session.js";
 
-export function render(main) {
-  main.append(pageHead(title), nothing("Not yet"));
+export const title = "Quarantine";
+
+const STEP = 50;
+const MOST = 1000;
+
+const REASONS = {
+  empty: "the record is empty", too_large: "the record is too large", not_utf8: "the value is not UTF-8", too_deep: "the JSON is nested too deeply", not_json: "the value is not JSON",
+  not_object: "the JSON is not an object", duplicate_device: "device_id stands twice", headers: "the headers cannot be read", to: "invalid field to", except: "invalid field except",
+  priority: "invalid field priority", ttl: "invalid field ttl", collapse_key: "invalid field collapse_key", id: "two ids, or an invalid one", no_device: "no valid device_id", not_unicode: "half a surrogate pair",
+};
+
+export function render(main, {signal}) {
+  let limit = STEP;
+  const list = h("div", {}, loading(6));
+  const side = h("span", {role: "status"});
+  const more = h("button", {class: "button", type: "button", hidden: true}, "Show more");
+  more.addEventListener("click", () => {
+    limit = Math.min(MOST, limit * 4);
+    load();
+  });
+  main.append(
+    pageHead(title, {lead: "Records that cannot be decoded, or name no recipient, are copied to the quarantine topic and never delivered. Here they can be put back, corrected or as they are, once each.", actions: action("Refresh", load, {scope: null})}),
+    panel("Newest first", [list, h("div", {class: "body", hidden: false}, more)], {bare: true, side}),
+  );
+
+  async function load() {
+    try {
+      const {records} = await api.get("quarantine", {query: {limit}, signal});
+      show(list, records.length ? records.map(rejected) : nothing("Nothing in the quarantine", "Every record could be read, and named a recipient."));
+      show(side, plural(records.length, "record"));
+      more.hidden = records.length < limit || limit >= MOST;
+      more.parentElement.hidden = more.hidden;
+    } catch (error) {
+      if (!signal.aborted) show(list, failed(error, load));
+    }
+  }
+
+  function rejected(record) {
+    const state = h("span", {role: "status"}, record.requeued && pill("ok", "put back"));
+    const buttons = h("span", {class: "side buttons"});
+    const note409 = h("div", {role: "alert"});
+    const settle = (text, kind = "ok") => {
+      show(state, pill(kind, text));
+      show(buttons);
+    };
+    const requeue = async (body) => {
+      const {id: messageId} = await api.post(path("quarantine", record.partition, record.offset, "requeue"), body);
+      settle("put back");
+      toast("ok", "On the results topic again, as ", traceLink(messageId), ".");
+    };
+    const guarded = async (body) => {
+      try {
+        await requeue(body);
+      } catch (error) {
+        if (error.status === 409) {
+          settle("put back before", "warn");
+          show(note409, note("warn", "This record was put back already, here or by somebody else. It is not published twice."));
+        } else if (error.status === 404) {
+          settle("gone", "warn");
+          show(note409, note("warn", "The topic no longer has this record."));
+        } else throw error;
+      }
+    };
+    if (!record.requeued) {
+      show(buttons, action("Correct…", () => correct(record, guarded), {size: "tiny"}), action("Put back as it is", () => guarded(undefined).catch((error) => {
+        if (error.status !== 400) throw error;
+        show(note409, note("bad", h("strong", {}, `${line(error.message)}. `), "It would only come back here: correct it first."));
+      }), {size: "tiny"}));
+    }
+    const origin = record.topic === null ? "" : [id(`${record.topic}/${record.source_partition ?? "?"}/${record.source_offset ?? "?"}`)];
+    return h(
+      "article",
+      {class: "rejected"},
+      h("header", {}, pill("bad", line(record.reason ?? "unknown")), h("span", {}, REASONS[record.reason] ?? ""), state, buttons),
+      h("p", {class: "muted small"}, time(record.timestamp), " · ", origin, record.key !== null && [" · key ", id(record.key)], ` · ${bytes(record.value_bytes)}`, dropped(record.dropped)),
+      value(record),
+      record.headers.length > 0 && h("p", {class: "small"}, record.headers.map((each, at) => [at ? " · " : "", id(each.name), ": ", each.value === null ? h("span", {class: "muted"}, icon("lock")) : id(each.value)])),
+      note409,
+    );
+  }
+
+  load();
+}
+
+const dropped = (parts) => Object.entries(parts).map(([name, size]) => ` · without its ${line(name)} (${size}), which the topic did not take`);
+
+function value(record) {
+  if (record.value !== null) return h("pre", {class: "block", tabindex: 0, "aria-label": "Value"}, lines(record.value), record.is_cut && h("span", {class: "muted"}, " … cut"));
+  if (record.value_bytes === 0) return null;
+  const why = session.may("admin:text") ? "too much is shown already; show fewer records" : "to see the text, a token needs the scope admin:text";
+  return h("p", {class: "muted small"}, icon("lock"), ` ${bytes(record.value_bytes)}: ${why}`);
+}
+
+async function correct(record, requeue) {
+  const isWhole = record.value !== null && !record.is_cut;
+  const text = h("textarea", {name: "value", rows: 12, spellcheck: "false", value: isWhole ? pretty(record.value) : ""});
+  await ask("Correct this record", {
+    text: ["The corrected value is judged first, and published with the record’s key. Its cocoa.* headers are dropped."],
+    confirm: "Put back",
+    content: [isWhole ? null : note("warn", "The console does not have the whole value, so you start from nothing."), field("Value", text, REASONS[record.reason] ? `It was rejected because ${REASONS[record.reason]}.` : null)],
+    run: (form) => requeue(form.get("value")),
+  });
 }

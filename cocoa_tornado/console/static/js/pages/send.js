@@ -1,7 +1,56 @@
-import {nothing, pageHead} from "../parts.js";
+// Publish a record.
 
-export const title = "send";
+import {api} from "../api.js";
+import {h, show} from "../dom.js";
+import {action, ask, failed, note, nothing, pageHead, panel, scopeHint, time, traceLink} from "../parts.js";
+import {recordForm} from "../record.js";
+import {session} from "../session.js";
+import {recipients, verdict} from "../verdict.js";
 
-export function render(main) {
-  main.append(pageHead(title), nothing("Not yet"));
+export const title = "Send";
+
+const WIDE = new Set(["user", "group", "all", "devices", "json"]);
+
+export function render(main, {query, signal}) {
+  const result = h("div", {role: "status"}, nothing("Nothing sent yet", "The record goes to the results topic, as a backend’s would, and takes the same way to its devices."));
+  const record = recordForm({query});
+  const sent = h("ul", {class: "sent"});
+
+  async function publish(body) {
+    const answer = await api.post("messages", body, {signal});
+    show(result, h("div", {class: "body"}, note("ok", h("strong", {}, "Published. "), "The broker has it as ", traceLink(answer.id), ".")));
+    sent.prepend(h("li", {}, time(new Date().toISOString()), " ", traceLink(answer.id)));
+  }
+
+  async function send() {
+    const body = record.read();
+    if (!WIDE.has(record.kind())) return publish(body).catch((error) => show(result, failed(error)));
+    let about = null;
+    if (session.may("admin:read")) {
+      try {
+        about = await api.post("explain", body, {signal});
+      } catch (error) {
+        return show(result, failed(error));
+      }
+      if (!about.valid) return show(result, verdict(about));
+    }
+    await ask(about ? `Send this to ${recipients(about)}?` : "Send this?", {
+      text: about ? ["As explained just now; devices that connect meanwhile may be added."] : ["Without the scope admin:read, nobody can say how many devices it reaches."],
+      confirm: "Send",
+      run: () => publish(body),
+    });
+  }
+
+  const explain = action("Explain first", async () => {
+    try {
+      show(result, verdict(await api.post("explain", record.read(), {signal})));
+    } catch (error) {
+      show(result, failed(error));
+    }
+  }, {scope: "admin:read"});
+  main.append(
+    pageHead(title, {lead: "Publish a record to devices, a user, a group, or everyone."}),
+    h("div", {class: "notes"}, session.may("admin:write") ? null : note("info", scopeHint("admin:write"))),
+    h("div", {class: "grid"}, panel("Record", [record.element, h("div", {class: "buttons foot"}, action("Send", send, {kind: "primary"}), explain)]), h("div", {class: "stack"}, panel("Result", result, {bare: true}), panel("Sent from this page", [sent, h("p", {class: "muted small"}, "Forgotten when you leave it.")]))),
+  );
 }

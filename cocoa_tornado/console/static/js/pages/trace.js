@@ -1,7 +1,98 @@
-import {nothing, pageHead} from "../parts.js";
+// What became of a message: its steps over time, and the outcome at each device.
 
-export const title = "trace";
+import {api, path, poll} from "../api.js";
+import {h, refresh, show} from "../dom.js";
+import {clock, line, lines, milliseconds, number, plural} from "../format.js";
+import {kindOf, meaningOf} from "../outcomes.js";
+import {deviceLink, failed, field, id, input, loading, missingNote, nothing, pageHead, panel, pill, table, time} from "../parts.js";
+import {go, href} from "../router.js";
 
-export function render(main) {
-  main.append(pageHead(title), nothing("Not yet"));
+export const title = "Trace";
+
+const EVERY_MS = 3000;
+const STEPS = {
+  produced: "the producer’s timestamp",
+  read: "read from the topic",
+  addressed: "its recipients are settled",
+  stored: "in the boxes of its recipients",
+  forwarded: "on its way to the server that holds the device",
+  written: "a socket has taken it",
+  acknowledged: "a device has acknowledged it",
+};
+
+export function render(main, {parts, signal}) {
+  const messageId = parts.join("/");
+  const control = input({value: messageId, type: "search", class: "mono", placeholder: "m1, or transcription.results/0/42"});
+  const form = h("form", {class: "bar", role: "search"}, field("Id of the message", control), h("button", {class: "button primary", type: "submit"}, "Trace"));
+  form.addEventListener("submit", (event) => {
+    event.preventDefault();
+    if (control.value.trim()) go(["trace", control.value.trim()]);
+  });
+  const body = h("div");
+  main.append(pageHead(title, {lead: "What became of a message, after the fact, over all servers."}), panel(null, form), body);
+  if (messageId === "") {
+    show(body, panel(null, nothing("Name a message", "A record’s own id, or its topic, partition and offset. The ", h("a", {href: href(["tail"])}, "live tail"), " and whatever you ", h("a", {href: href(["send"])}, "send"), " link here."), {bare: true}));
+    return;
+  }
+  document.title = `${line(messageId)} · cocoa console`;
+  show(body, loading(5));
+  let hasAnswer = false;
+
+  async function load() {
+    try {
+      draw(await api.get(path("messages", messageId), {signal}));
+    } catch (error) {
+      if (error.status !== 404) throw error;
+      show(body, panel(null, nothing("No server remembers this message", "It is not there yet, the servers have forgotten it, or it never came. A record that nobody could read is in the ", h("a", {href: href(["quarantine"])}, "quarantine"), "."), {bare: true}));
+    }
+    hasAnswer = true;
+  }
+
+  function draw(trace) {
+    const {steps, devices, counts, missing} = trace;
+    const rows = devices.map((row) => ({...row, outcome: row.outcome ?? "unknown"}));
+    const text = trace.text !== undefined && trace.text !== null ? h("pre", {class: "block", tabindex: 0}, lines(trace.text)) : trace.length !== undefined && trace.length !== null && h("p", {class: "muted"}, `${plural(trace.length, "byte")}; its text needs the scope admin:text.`);
+    refresh(
+      body,
+      missingNote(missing),
+      h(
+        "div",
+        {class: "grid"},
+        panel("Steps", steps.length ? timeline(steps) : nothing("No steps yet"), {bare: !steps.length}),
+        h("div", {class: "stack"}, panel("Outcomes", tally(counts)), text && panel("Message", text)),
+      ),
+      rows.length > 0 && panel("Devices", table("Devices", COLUMNS, rows), {bare: true, side: plural(rows.length, "device")}),
+    );
+  }
+
+  poll(load, {everyMs: EVERY_MS, signal, onError: (error) => hasAnswer || show(body, panel(null, failed(error, load), {bare: true}))});
+}
+
+const COLUMNS = [
+  {title: "Device", cell: (row) => deviceLink(row.device_id)},
+  {title: "Outcome", cell: (row) => pill(kindOf(row.outcome), line(row.outcome))},
+  {title: "Meaning", cell: (row) => h("span", {class: "muted"}, meaningOf(row.outcome))},
+];
+
+function timeline(steps) {
+  const first = steps.find((step) => step.at !== null)?.at;
+  const start = first === undefined ? null : Date.parse(first);
+  const rows = steps.map(({at, server, step}) => {
+    const moment = at === null ? null : new Date(at);
+    const since = moment === null || start === null ? "" : moment.getTime() === start ? clock(moment, {ms: true}) : `+ ${milliseconds(moment.getTime() - start)}`;
+    const utc = moment && `${moment.toISOString().replace("T", " ").replace("Z", "")} UTC`;
+    return h(
+      "li",
+      {class: step === "written" || step === "acknowledged" ? "is-ok" : ""},
+      moment ? h("time", {datetime: moment.toISOString(), title: utc}, since) : h("span", {class: "at", title: "The time is not known"}, "–"),
+      h("div", {}, h("strong", {}, line(step)), STEPS[step] && [" – ", STEPS[step]], server && h("div", {class: "muted small"}, "at ", id(server))),
+    );
+  });
+  return h("ol", {class: "trace"}, rows);
+}
+
+function tally(counts) {
+  const entries = Object.entries(counts).map(([outcome, count]) => [outcome === "null" ? "unknown" : outcome, count]);
+  if (!entries.length) return h("p", {class: "muted"}, "Nothing is known of any recipient yet.");
+  return h("dl", {class: "facts"}, entries.map(([outcome, count]) => [h("dt", {}, pill(kindOf(outcome), line(outcome))), h("dd", {}, h("strong", {class: "number"}, number(count)), " ", h("span", {class: "muted"}, meaningOf(outcome)))]));
 }
