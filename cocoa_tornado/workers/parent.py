@@ -7,13 +7,9 @@ possible, because it is the one process that nothing restarts, except systemd.
 from __future__ import annotations
 
 import logging
-import os
 import selectors
-import shutil
 import socket
-import stat
 import subprocess
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final, cast
@@ -24,6 +20,7 @@ from ..rules.readiness_report import Readiness, workers_part, worst
 from ..rules.summed_metrics import SummedMetrics
 from ..rules.supervision import LOOK_S, Action, End, Kill, Start, Supervisor, Terminate
 from ..systemd import Notifier
+from .folder import SocketFolder
 from .gathering import Gathering, Gatherings
 from .messages import (
     MAX_MESSAGE_BYTES,
@@ -52,9 +49,6 @@ MAX_UNSENT_BYTES: Final = 2 * MAX_MESSAGE_BYTES
 
 RELOAD_S: Final = 30.0
 """How long the parent reports a reload to systemd at most, if a worker does not complete it."""
-
-MAX_FOLDER_BYTES: Final = 90
-"""The path of a Unix socket may have 103 bytes on some systems."""
 
 log = logging.getLogger("cocoa.workers")
 
@@ -107,7 +101,7 @@ class Parent:
         self._reloading: set[int] = set()
         self._reload_until = 0.0
         self._watchdog_at = clock()
-        self._folder = make_folder()
+        self._folder = SocketFolder()
 
     # orders, from signal handlers
 
@@ -180,7 +174,7 @@ class Parent:
 
     def _start(self, number: int) -> None:
         ours, theirs = socket.socketpair()
-        place = Place(theirs.fileno(), number, self._count, self._name_of(number), self._port, self._folder)
+        place = Place(theirs.fileno(), number, self._count, self._name_of(number), self._port, self._folder.path)
         try:
             process = subprocess.Popen(
                 self._command,
@@ -374,36 +368,7 @@ class Parent:
         for child in self._children.values():
             self._close_channel(child)
         self._selector.close()
-        if self._folder:
-            shutil.rmtree(self._folder, ignore_errors=True)
-
-
-def make_folder() -> str:
-    """A folder for the workers' sockets, which no other user may enter; '' if it cannot be made."""
-    for parent in (_runtime_folder(), None):
-        try:
-            folder = tempfile.mkdtemp(prefix="cocoa-", dir=parent)
-        except OSError as error:
-            log.debug("no folder for sockets", extra={"error": str(error)})
-            continue
-        if len(os.fsencode(folder)) <= MAX_FOLDER_BYTES:
-            return folder
-        os.rmdir(folder)
-    log.warning("no folder for sockets", extra={"instead": "workers reach each other through Redis"})
-    return ""
-
-
-def _runtime_folder() -> str | None:
-    """This user's own: the variable may be another user's, after sudo for example."""
-    path = os.environ.get("XDG_RUNTIME_DIR")
-    if not path:
-        return None
-    try:
-        found = os.stat(path)
-    except OSError:
-        return None
-    is_own = stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() and stat.S_IMODE(found.st_mode) == 0o700
-    return path if is_own else None
+        self._folder.remove()
 
 
 def how(status: int) -> str:

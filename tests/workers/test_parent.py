@@ -6,9 +6,7 @@ import os
 import selectors
 import signal
 import socket
-import stat
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -20,7 +18,7 @@ import pytest
 from cocoa_tornado.rules.supervision import End
 from cocoa_tornado.systemd import Notifier
 from cocoa_tornado.workers.messages import Reload, encode
-from cocoa_tornado.workers.parent import MAX_FOLDER_BYTES, Child, Parent, make_folder
+from cocoa_tornado.workers.parent import Child, Parent
 
 ROOT = Path(__file__).parents[2]
 PATIENCE_S = 30.0
@@ -219,44 +217,6 @@ def next_state(systemd: socket.socket) -> str:
         first = systemd.recv(4096).decode().splitlines()[0]
         if not first.startswith(("WATCHDOG=1", "STATUS=")):
             return first
-
-
-def test_no_other_user_may_enter_the_folder_of_the_workers_sockets(monkeypatch: pytest.MonkeyPatch) -> None:
-    with tempfile.TemporaryDirectory() as parent:
-        monkeypatch.setenv("XDG_RUNTIME_DIR", parent)
-        folder = Path(make_folder())
-        assert folder.parent == Path(parent)
-        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
-
-
-@pytest.mark.parametrize("foreign", ["mode", "owner", "file", "missing"])
-def test_a_runtime_folder_that_is_not_this_user_s_alone_is_not_used(
-    foreign: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """After sudo, for example, the variable is that of another user."""
-    with tempfile.TemporaryDirectory() as parent:
-        runtime, temporary = Path(parent, "runtime"), Path(parent, "t")
-        temporary.mkdir()
-        if foreign == "file":
-            runtime.touch(0o700)
-        elif foreign != "missing":
-            runtime.mkdir(0o755 if foreign == "mode" else 0o700)
-        monkeypatch.setenv("XDG_RUNTIME_DIR", str(runtime))
-        monkeypatch.setattr(tempfile, "tempdir", str(temporary))
-        if foreign == "owner":
-            user = os.geteuid() + 1
-            monkeypatch.setattr(os, "geteuid", lambda: user)
-        assert Path(make_folder()).parent == temporary
-
-
-@pytest.mark.logs("cocoa.workers", "no folder for sockets")
-def test_a_path_that_is_too_long_for_a_unix_socket_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    deep = tmp_path / ("x" * MAX_FOLDER_BYTES)
-    deep.mkdir(0o700)
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(deep))
-    monkeypatch.setattr(tempfile, "tempdir", str(deep))
-    assert make_folder() == ""
-    assert [*deep.iterdir()] == []
 
 
 @pytest.mark.logs("cocoa.workers", "reload failed")
