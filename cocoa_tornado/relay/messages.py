@@ -104,8 +104,18 @@ class WakeUp:
         return sum(ENVELOPE_BYTES + len(device_id) for device_id in self.device_ids)
 
 
+class _One:
+    """A message that counts as one."""
+
+    __slots__ = ()
+
+    @property
+    def count(self) -> int:
+        return 1
+
+
 @dataclass(frozen=True, slots=True)
-class WakeUpMembers:
+class WakeUpMembers(_One):
     """Those devices of a user, a group or everyone that the receiving server holds may have new messages in their
     boxes."""
 
@@ -113,23 +123,15 @@ class WakeUpMembers:
     address: Address
 
     @property
-    def count(self) -> int:
-        return 1
-
-    @property
     def size_bytes(self) -> int:
         return ENVELOPE_BYTES + _length_of(self.address)
 
 
 @dataclass(frozen=True, slots=True)
-class _Small:
+class _Small(_One):
     """A message about one device."""
 
     device_id: str
-
-    @property
-    def count(self) -> int:
-        return 1
 
     @property
     def size_bytes(self) -> int:
@@ -176,7 +178,7 @@ class Eviction(_Small):
 
 
 @dataclass(frozen=True, slots=True)
-class Query:
+class Query(_One):
     """Asks the receiving server for something that an operator wants to know, or to have done. It sends a
     :class:`Reply`, unless it does not know such queries.
 
@@ -191,16 +193,12 @@ class Query:
     body: bytes
 
     @property
-    def count(self) -> int:
-        return 1
-
-    @property
     def size_bytes(self) -> int:
         return ENVELOPE_BYTES + len(self.about) + len(self.body)
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
+class Reply(_One):
     """Answers a :class:`Query`.
 
     :ivar number: of the query
@@ -212,16 +210,12 @@ class Reply:
     body: bytes
 
     @property
-    def count(self) -> int:
-        return 1
-
-    @property
     def size_bytes(self) -> int:
         return ENVELOPE_BYTES + len(self.body)
 
 
 @dataclass(frozen=True, slots=True)
-class Fence:
+class Fence(_One):
     """Marks a position among the messages of its sender: all earlier ones were received before it.
 
     :ivar worker: number of the sender under its parent; :ivar number: of the fence
@@ -230,10 +224,6 @@ class Fence:
     kind: ClassVar[str] = "fence"
     worker: int
     number: int
-
-    @property
-    def count(self) -> int:
-        return 1
 
     @property
     def size_bytes(self) -> int:
