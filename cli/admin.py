@@ -18,6 +18,8 @@ COMMANDS: Final = {
     "explain": "admin_messages",
     "quarantine": "admin_quarantine",
     "requeue": "admin_quarantine",
+    "tail": "admin_tail",
+    "top": "admin_top",
 }
 """Each command with its module."""
 

@@ -35,6 +35,10 @@ class NotFound(AdminError):
     """What was named does not exist."""
 
 
+class Unavailable(AdminError):
+    """The server cannot do it now: 429 or 503."""
+
+
 def in_path(text: str) -> str:
     """Percent-encode an id as one segment of a path. An id that is not UTF-8 (from the command line) stays as it is."""
     return quote(text, safe="", errors="surrogateescape")
@@ -81,6 +85,7 @@ class AdminClient:
         :param path: below the path of the admin API, percent-encoded
         :param query: fields; those that are None are left out
         :raises NotFound: 404
+        :raises Unavailable: 429 or 503
         :raises AdminError: any other problem
         """
         response = self._send(method, path, query, body)
@@ -137,7 +142,8 @@ class AdminClient:
         if status == 413:
             return AdminError(f"it is too large: {message}")
         wait_s = retry_after_s(response)
-        return AdminError(f"{message or _described(status)}{'' if wait_s is None else f'; try again in {wait_s:g} s'}")
+        kind = Unavailable if status in (429, 503) else AdminError
+        return kind(f"{message or _described(status)}{'' if wait_s is None else f'; try again in {wait_s:g} s'}")
 
     def _why_not(self, message: str) -> str:
         expired_at = expiry_of(self.token)

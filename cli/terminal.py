@@ -63,7 +63,7 @@ def table(headers: Sequence[str], rows: Iterable[Row], right: Collection[str] = 
 def facts(pairs: Mapping[str, Cell | str]) -> list[str]:
     """Return one line for each name with its value."""
     width = max(columns_of(name) for name in pairs)
-    return [f"{name.ljust(width)}{_GAP}{_painted(value)}" for name, value in pairs.items()]
+    return [f"{name.ljust(width)}{_GAP}{paint(value)}" for name, value in pairs.items()]
 
 
 def columns_of(text: str) -> int:
@@ -87,13 +87,14 @@ def _line(row: Sequence[Cell], widths: Sequence[int], is_right: Sequence[bool]) 
     parts, last = [], len(row) - 1
     for at, cell in enumerate(row):
         blanks = " " * (widths[at] - columns_of(cell.text))
-        shown = _painted(cell)
+        shown = paint(cell)
         # Nothing behind the last one, so that a narrow terminal does not wrap blanks.
         parts.append(blanks + shown if is_right[at] else shown if at == last else shown + blanks)
     return _GAP.join(parts).rstrip()
 
 
-def _painted(cell: Cell | str) -> str:
+def paint(cell: Cell | str) -> str:
+    """Return the text in its colour. click removes that where there is no terminal."""
     if isinstance(cell, str) or cell.colour is None:
         return cell if isinstance(cell, str) else cell.text
     return click.style(cell.text, fg=cell.colour)

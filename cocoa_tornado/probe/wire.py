@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import hashlib
 import json
 import re
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from urllib.parse import quote
 
@@ -191,13 +192,48 @@ async def read_response(reader: asyncio.StreamReader, max_body_bytes: int = MAX_
 
     :raises NotHttpError: it isn't HTTP/1.1, or the connection ends in mid-response
     """
-    try:
+    return await read_body(reader, await read_head(reader), max_body_bytes)
+
+
+async def read_head(reader: asyncio.StreamReader) -> Response:
+    """Read the head of one response. Raises like :func:`read_response`."""
+    with _problems_named():
         response = parse_head(await reader.readuntil(b"\r\n\r\n"))
         while 100 <= response.status < 200 and response.status != 101:
             response = parse_head(await reader.readuntil(b"\r\n\r\n"))
-        if response.status in (101, 204, 304):
-            return response
+        return response
+
+
+async def read_body(reader: asyncio.StreamReader, response: Response, max_body_bytes: int = MAX_BODY_BYTES) -> Response:
+    """Complete a response whose head has been read. Raises like :func:`read_response`."""
+    if response.status in (101, 204, 304):
+        return response
+    with _problems_named():
         return Response(response.status, response.headers, await _read_body(reader, response, max_body_bytes))
+
+
+async def body_pieces(reader: asyncio.StreamReader, response: Response) -> AsyncIterator[bytes]:
+    """The body of a response that goes on for a while, as it comes: in chunks, or until the connection ends.
+
+    :raises NotHttpError: the connection ends in the middle of it, or a chunk is larger than ``MAX_BODY_BYTES``
+    :raises OSError: the connection failed
+    """
+    with _problems_named():
+        if (response.header("Transfer-Encoding") or "").lower() != "chunked":
+            while data := await reader.read(MAX_HEAD_BYTES):
+                yield data
+            return
+        while size := await _chunk_size(reader):
+            if not 0 < size <= MAX_BODY_BYTES:
+                raise NotHttpError(f"the answer has a chunk of {size} bytes")
+            yield (await reader.readexactly(size + 2))[:-2]
+
+
+@contextlib.contextmanager
+def _problems_named() -> Iterator[None]:
+    """Raise NotHttpError for what a StreamReader or a parser raises."""
+    try:
+        yield
     except asyncio.IncompleteReadError as error:
         if _HTTP2_SETTINGS.match(error.partial):
             raise NotHttpError("it speaks HTTP/2 alone; devices need HTTP/1.1") from error
@@ -205,6 +241,10 @@ async def read_response(reader: asyncio.StreamReader, max_body_bytes: int = MAX_
         raise NotHttpError(f"the other side closed the connection {what}") from error
     except (asyncio.LimitOverrunError, ValueError) as error:
         raise NotHttpError("the answer is not HTTP/1.1") from error
+
+
+async def _chunk_size(reader: asyncio.StreamReader) -> int:
+    return int((await reader.readuntil(b"\r\n")).split(b";")[0].strip(), 16)
 
 
 async def _read_body(reader: asyncio.StreamReader, response: Response, limit: int) -> bytes:
@@ -227,7 +267,7 @@ async def _read_body(reader: asyncio.StreamReader, response: Response, limit: in
 
 async def _read_chunks(reader: asyncio.StreamReader, limit: int) -> bytes:
     body = b""
-    while size := int((await reader.readuntil(b"\r\n")).split(b";")[0].strip(), 16):
+    while size := await _chunk_size(reader):
         if not 0 < size <= limit - len(body):
             raise NotHttpError("the answer's body does not end")
         body += (await reader.readexactly(size + 2))[:-2]

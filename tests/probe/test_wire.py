@@ -13,8 +13,10 @@ from cocoa_tornado.probe.wire import (
     NotHttpError,
     Response,
     Upgrade,
+    body_pieces,
     json_value,
     parse_head,
+    read_head,
     read_response,
     request_bytes,
     upgrade_request,
@@ -132,3 +134,28 @@ def test_any_head_is_parsed_or_not_http(head: bytes) -> None:
 def test_any_body_has_a_json_value_or_none(body: bytes) -> None:
     json_value(body)
     assert json_value(b"[" * 100_000) is None
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n2;x=y\r\nde\r\n0\r\n\r\n", [b"abc", b"de"]),
+        (b"HTTP/1.1 200 OK\r\n\r\nabc", [b"abc"]),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n5\r\nde", NotHttpError),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nffffffff\r\nde", NotHttpError),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\nde", NotHttpError),
+    ],
+    ids=["chunks", "to the end", "cut", "a huge chunk", "no chunk"],
+)
+def test_a_body_that_goes_on_is_read_in_pieces(data: bytes, expected: object) -> None:
+    async def read() -> list[bytes]:
+        reader = asyncio.StreamReader(limit=64 * 1024)
+        reader.feed_data(data)
+        reader.feed_eof()
+        return [piece async for piece in body_pieces(reader, await read_head(reader))]
+
+    if isinstance(expected, list):
+        assert asyncio.run(read()) == expected
+    else:
+        with pytest.raises(NotHttpError):
+            asyncio.run(read())

@@ -1,0 +1,65 @@
+"""``cocoa admin top``: the devices to look at first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+import click
+
+from .admin_devices import queue_shown
+from .admin_options import Admin, admin_command, note
+from .terminal import Row, plain, table
+
+MAX_LIMIT: Final = 100
+READERS: Final = {"queues": "SLOWEST READERS", "round_trips": "LONGEST ROUND TRIPS"}
+REPEATS: Final = {"reconnects": "CONNECTS AGAIN AND AGAIN", "loops": "GETS THE SAME MESSAGE AGAIN AND AGAIN"}
+
+
+@admin_command("top")
+@click.option(
+    "--limit",
+    type=click.IntRange(1, MAX_LIMIT),
+    default=10,
+    show_default=True,
+    metavar="N",
+    help="How many devices in each list.",
+)
+def top(admin: Admin, limit: int) -> None:
+    """List the devices that need attention.
+
+    The slowest readers have the most messages that their sockets have not taken; then come the longest round trips of
+    a ping, the devices whose connections are refused or end soon, and those that get the same message at the
+    beginning of each connection, because they never acknowledge it. A list without a device is not shown.
+
+    \b
+      cocoa admin top
+      cocoa admin top --limit 100 --json | jq -r '.reconnects[].device_id'
+    """
+    answer = admin.client.ask("GET", "/top", {"limit": limit})
+    lines = list(_lists(answer.value))
+    admin.show(answer, lines)
+    if not lines and not admin.as_json:
+        note("No device needs attention.")
+
+
+def _lists(value: Mapping[str, Any]) -> Iterator[str]:
+    is_first = True
+    for name, title in (READERS | REPEATS).items():
+        if not value[name]:
+            continue
+        if not is_first:
+            yield ""
+        is_first = False
+        if name in READERS:
+            rows: list[Row] = [
+                [plain(row["device_id"]), plain(row["server"]), queue_shown(row["queue"]), plain(row["rtt_ms"])]
+                for row in value[name]
+            ]
+            yield from table((title, "SERVER", "QUEUE", "RTT MS"), rows, ("QUEUE", "RTT MS"))
+        else:
+            rows = [
+                [plain(row["device_id"]), f"{row['count']:,}", plain(row["since"]), plain(row["last"])]
+                for row in value[name]
+            ]
+            yield from table((title, "TIMES", "SINCE", "LAST"), rows, ("TIMES",))
