@@ -19,6 +19,7 @@ from websockets.asyncio.client import ClientConnection
 from cocoa_tornado.brokers.kafka import KafkaBroker
 from cocoa_tornado.brokers.kafka_reading import Reading
 from cocoa_tornado.brokers.port import BrokerState, Decoder
+from cocoa_tornado.rules import canaries
 from cocoa_tornado.service import Gateway
 from cocoa_tornado.service_options import kafka_options
 from cocoa_tornado.settings import Settings
@@ -390,10 +391,18 @@ async def test_a_slow_device_holds_up_no_other_and_costs_no_rebalance(
 
 @pytest.mark.apache
 @AWAY
+@pytest.mark.logs("cocoa.canary", "^canary lost$")
 async def test_through_an_outage_devices_stay_and_every_acknowledged_record_comes_once_and_in_order(
-    own_site: Site,
+    own_site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    gateway = await own_site.start_ready()
+    """The canaries tell, too."""
+    monkeypatch.setattr(canaries, "DEADLINE_S", 2.0)
+    gateway = await own_site.start_ready(canary_interval_s=0.2)
+
+    def canary() -> str:
+        return str(gateway.gateway.readiness().parts["canary"]["state"])
+
+    await eventually(lambda: canary() == "ready", KAFKA_PATIENCE_S)
     doll = Hearing(await gateway.connect("doll"))
     async with own_site.streaming("doll") as acknowledged:
         await doll.hears(50)
@@ -401,8 +410,10 @@ async def test_through_an_outage_devices_stay_and_every_acknowledged_record_come
         await answers(gateway, 503)
         assert (await gateway.http("GET", "/api/v1/health")).status == 200
         newcomer = Hearing(await gateway.connect("newcomer"))
+        await eventually(lambda: canary() == "lost", KAFKA_PATIENCE_S)
         await asyncio.to_thread(own_site.server.start)
         await answers(gateway, 200)
+        await eventually(lambda: canary() == "ready", KAFKA_PATIENCE_S)
         before = len(doll.heard)
         await doll.hears(before + 50)
     await doll.hears(len(acknowledged))
@@ -411,6 +422,7 @@ async def test_through_an_outage_devices_stay_and_every_acknowledged_record_come
     assert doll.is_connected
     assert await own_site.say("newcomer", 0) == await newcomer.hears(1)
     assert gateway.gateway.broker.counters.reconnects in (1, 2)  # a broker that has just started may falter once more
+    assert gateway.gateway.counters.canary.leaked == 0
 
 
 @pytest.mark.apache
