@@ -23,16 +23,19 @@ from cocoa_tornado.hub import Hub
 from cocoa_tornado.mailboxes.memory import MemoryMailbox
 from cocoa_tornado.presence.grants import SlotLimits
 from cocoa_tornado.presence.local import LocalPresence
+from cocoa_tornado.presence.port import PresenceState
 from cocoa_tornado.relay.memory import MemoryRelay
 from cocoa_tornado.routing.address import Everyone
 from cocoa_tornado.rules.audiences import audience_of
 from cocoa_tornado.rules.box import BoxLimits
 from cocoa_tornado.rules.canaries import DEADLINE_S, HEADERS, CanaryState, canary_ids, record_for
 from cocoa_tornado.rules.records import Record, decode
+from testing.redis_server import RedisServer
 from testing.waiting import eventually
 
 from .admin.conftest import ADMIN_SECRET, BASE, admin_token
 from .harness import RESULTS, Harness, Neighbors
+from .test_several_on_kafka import settle
 
 pytestmark = pytest.mark.gen_test(timeout=60)
 
@@ -247,6 +250,29 @@ async def test_a_fenced_server_connects_its_canaries_again_without_a_leak_or_a_l
         assert (harness.gateway.counters.canary.leaked, harness.gateway.counters.canary.lost) == (0, 0)
     await a.stop()
     await b.stop()
+
+
+@pytest.mark.redis
+@pytest.mark.logs("cocoa.presence", "presence frozen")
+@pytest.mark.logs("cocoa.relay", "relay unavailable", optional=True)
+async def test_a_server_that_freezes_keeps_messages_back_and_none_leaks_or_gets_lost(own_redis: RedisServer) -> None:
+    own_redis.start()
+    settle(own_redis)
+    harness = await Harness.start(MemoryBroker(), presence=own_redis.url, presence_freeze_s=2, **FAST)
+    gateway, counters = harness.gateway, harness.gateway.counters.canary
+    await eventually(lambda: canaries_of(harness).state is CanaryState.READY)
+    own_redis.pause()
+    await eventually(lambda: gateway.presence.status().state is PresenceState.FROZEN)
+    await asyncio.sleep(0)
+    before, sent = counters.seconds.total, counters.sent
+    await eventually(lambda: counters.sent >= sent + 6)
+    assert counters.seconds.total == before
+    own_redis.resume()
+    await eventually(lambda: gateway.presence.status().state is PresenceState.READY)
+    await arrived(harness)
+    assert counters.seconds.total > before
+    assert (counters.leaked, counters.lost) == (0, 0)
+    await harness.stop()
 
 
 # -- by a clock of their own

@@ -57,6 +57,7 @@ def test_production_is_what_faces_a_network() -> None:
     assert settings.broker_servers
     assert settings.kafka_security_protocol == "SSL"
     assert settings.log_format == "json"
+    assert settings.canary_interval_s == 10.0
     assert settings.drain_delay_s < settings.drain_grace_s
     assert not settings.publishes_over_http
     assert not settings.api_credentials
