@@ -25,6 +25,7 @@ class InFlight:
     """A batch that is not done.
 
     :ivar messages: determined when the batch arrived; devices that join a group later are not in it
+    :ivar size: how many they were then
     :ivar routing: ends the leg that is held until all others have begun
     :ivar to_append: what the mailbox takes of it, in the order of the numbers that :attr:`stored` has
     :ivar fan_outs: the indexes of the records that the mailbox fans out
@@ -59,6 +60,7 @@ class InFlight:
         "receipt",
         "routing",
         "sent",
+        "size",
         "stamp",
         "steps",
         "stored",
@@ -68,6 +70,7 @@ class InFlight:
 
     def __init__(self, batch: Batch, messages: list[Message], *, is_spread: bool) -> None:
         self.batch, self.messages, self.is_spread = batch, messages, is_spread
+        self.size = len(messages)
         self.sent: frozenset[Message] = frozenset()
         self.receipt = Receipt(batch.done)
         self.routing = self.receipt.leg()

@@ -7,6 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from typing import Final
 
 from ..brokers.port import Batch
 from ..counters import Counters
@@ -38,6 +39,9 @@ from .portions import portions
 from .round_trips import RoundTrips
 from .steps import Steps
 from .stored import StoredDelivery
+
+MOST_MESSAGES: Final = 100_000
+"""In flight: 7 MB. Behind the batch that reaches it, batches wait as they were read, within the broker's bounds."""
 
 
 class Router:
@@ -106,7 +110,9 @@ class Router:
         self._stored = StoredDelivery(
             hub, self._local, self._forwarding, self._neighbors, self._steps, counters, self._in_flight, memory
         )
-        self._held: deque[Batch] = deque()  # they wait for the lease; behind those that are in flight
+        self._messages = 0  # of those in flight
+        self._held: deque[Batch] = deque()  # they wait for the lease or for room; behind those that are in flight
+        self._is_routing_held = False
         self._is_waiting = False  # for the lease
         self._to_send: deque[InFlight] = deque()  # of those in flight, what the relay gets once it is in order
         if mailbox is not None:
@@ -116,14 +122,21 @@ class Router:
         return f"<Router {len(self._in_flight) + len(self._held)} batches in flight>"
 
     def __call__(self, batch: Batch) -> None:
-        if self._mailbox is None:
-            if self._held or self._waits_for_lease():
-                self._held.append(batch)
+        for portion in [batch] if self._mailbox is None else portions(batch):
+            if self._held or self._has_to_hold():
+                self._held.append(portion)
             else:
-                self._route(batch)
-            return
-        for portion in portions(batch):
-            self._store(portion, self._mailbox)
+                self._begin(portion)
+
+    def _has_to_hold(self) -> bool:
+        """Whether the next batch waits as it is: its messages may be a thousand times as many as its records."""
+        return self._messages >= MOST_MESSAGES or self._waits_for_lease()
+
+    def _begin(self, batch: Batch) -> None:
+        if self._mailbox is None:
+            self._route(batch)
+        else:
+            self._store(batch, self._mailbox)
 
     def _waits_for_lease(self) -> bool:
         """Whether nothing may be routed now. What waits is routed once the lease is valid, or the server has joined
@@ -149,23 +162,31 @@ class Router:
             self._route_held()
 
     def _route_held(self) -> None:
-        while self._held and not self._waits_for_lease():
-            batch = self._held.popleft()
-            try:
-                self._route(batch)
-            except Exception:  # as in _carry_out()
-                self._local.failed_elsewhere(len(batch.records))
-                batch.done()
+        if self._is_routing_held:
+            return  # the loop below goes on
+        self._is_routing_held = True
+        try:
+            while self._held and not self._has_to_hold():
+                batch = self._held.popleft()
+                try:
+                    self._begin(batch)
+                except Exception:
+                    self._local.failed_elsewhere(len(batch.records))
+                    if self._mailbox is None:  # as in _carry_out(); what is not stored is read again after a restart
+                        batch.done()
+        finally:
+            self._is_routing_held = False
 
     def _store(self, batch: Batch, mailbox: Mailbox) -> None:
         flight = self._take_off(batch)
         flight.append(to_append(batch.records, flight.messages))
         flight.deadlines = deadlines(batch.records, self._wall_clock() * 1000)
-        self._in_flight.append(flight)
+        self._add(flight)
         try:
             flight.stored = self._append(mailbox, flight)
         except MailboxClosed:
             self._in_flight.remove(flight)
+            self._messages -= flight.size
             return  # the gateway is stopping: the broker redelivers what is not done
         storing = flight.receipt.leg()
         flight.stored.add_done_callback(lambda stored: self._on_stored(flight, stored, storing))
@@ -217,7 +238,7 @@ class Router:
                 self.note_round_trips(batch.records)
                 return
         flight = self._take_off(batch)
-        self._in_flight.append(flight)
+        self._add(flight)
         if holders is None and self._may_send_to_holders(flight):
             self._to_send.append(flight)
         else:
@@ -294,6 +315,10 @@ class Router:
         if not flight.stamp or any(fate in (Fate.LOST, Fate.CLOSED, Fate.TERM_OVER) for fate in fates):
             self._find_holders(flight)
         self._go_on()
+
+    def _add(self, flight: InFlight) -> None:
+        self._in_flight.append(flight)
+        self._messages += flight.size
 
     def _take_off(self, batch: Batch) -> InFlight:
         has_mailbox = self._mailbox is not None
@@ -373,10 +398,13 @@ class Router:
                 self._find_holders(flight)  # what was found before may not be valid any more
                 continue
             self._in_flight.popleft()
+            self._messages -= flight.size
             if not flight.is_given_up:
                 self._carry_out(flight)
             if self._to_send:
                 self._begin_in_order()
+        if self._held:
+            self._route_held()
 
     def _carry_out(self, flight: InFlight) -> None:
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
@@ -18,6 +19,7 @@ from cocoa_tornado.mailboxes.store import FAN_OUT_STEP
 from cocoa_tornado.presence.grants import SlotLimits
 from cocoa_tornado.presence.local import LocalPresence
 from cocoa_tornado.relay.memory import MemoryRelay
+from cocoa_tornado.routing import router as router_module
 from cocoa_tornado.routing.address import Address, Devices, Everyone, Group, User
 from cocoa_tornado.routing.round_trips import RoundTrips
 from cocoa_tornado.routing.router import Router
@@ -182,6 +184,49 @@ async def test_with_a_mailbox_nothing_is_sent_before_it_is_stored() -> None:
     assert (client.sent, stand.done) == ([], [])
     await mailbox.store()
     assert (texts(client), stand.done) == (["0", "1"], [""])
+
+
+async def test_records_for_everyone_wait_as_they_are_once_many_messages_are_in_flight(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """While the mailbox is away, each would take a thousand times its own size."""
+    monkeypatch.setattr(router_module, "MOST_MESSAGES", 100)
+    mailbox = SlowMailbox()
+    stand = await Stand(mailbox).open()
+    clients = [stand.connect(f"doll-{number}") for number in range(40)]
+    for number in range(10):
+        record = Record(Everyone(), b"{%d,}" % number, 0, options=Options(ttl_s=0))
+        stand.router(stand.batch(record, text(100 + number, "doll-0"), name=str(number)))
+    assert sum(len(flight.messages) for flight in stand.router._in_flight) == 3 * 41
+    assert "10 batches" in repr(stand.router)
+    for call in range(10):
+        await mailbox.store(call)
+    assert stand.done == [str(number) for number in range(10)]
+    assert texts(clients[1]) == [str(number) for number in range(10)]
+    assert texts(clients[0]) == [str(number) for two in range(10) for number in (two, 100 + two)]
+    assert stand.router._messages == 0
+
+
+@pytest.mark.logs("cocoa.router", "routing failed")
+async def test_a_fault_of_a_batch_that_has_waited_costs_no_other_and_it_is_not_done(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(router_module, "MOST_MESSAGES", 1)
+    mailbox = SlowMailbox()
+    stand = await Stand(mailbox).open()
+    client = stand.connect()
+    for number in range(3):
+        stand.router(stand.batch(text(number), name=str(number)))
+    store = Router._store
+
+    def fail_once(*arguments: Any) -> None:
+        monkeypatch.setattr(Router, "_store", store)
+        raise RuntimeError("a fault")
+
+    monkeypatch.setattr(Router, "_store", fail_once)
+    for call in range(2):
+        await mailbox.store(call)
+    assert (texts(client), stand.done) == (["0", "2"], ["0", "2"])
 
 
 async def test_batches_are_sent_in_their_order_though_the_second_is_stored_first() -> None:
