@@ -227,6 +227,23 @@ async def test_a_message_that_another_server_reads_is_forwarded_to_its_canary(ne
 
 
 @pytest.mark.parametrize("neighbors", ["memory"], indirect=True)
+@pytest.mark.logs("cocoa.canary", "message leaked")
+async def test_a_message_that_reaches_a_canary_of_the_wrong_server_is_found(neighbors: Neighbors) -> None:
+    a, b = await two_with_canaries(neighbors)
+    await arrived(a)
+    await arrived(b)
+    # The fault: b takes a canary of a for one of its own.
+    ours, theirs = canaries_of(a).device_ids[0], canaries_of(b).device_ids[0]
+    b.gateway.hub._clients[ours] = b.gateway.hub._clients[theirs]
+    await eventually(lambda: b.gateway.counters.canary.leaked > 0)
+    del b.gateway.hub._clients[ours]
+    assert canaries_of(b).part() == {"ok": False, "state": "leaked"}
+    assert a.gateway.counters.canary.leaked == 0
+    await a.stop()
+    await b.stop()
+
+
+@pytest.mark.parametrize("neighbors", ["memory"], indirect=True)
 async def test_with_a_shared_mailbox_they_are_forwarded_and_not_stored(neighbors: Neighbors) -> None:
     mailbox = MemoryMailbox(BoxLimits())
     a, b = await two_with_canaries(neighbors, mailbox)

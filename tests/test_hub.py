@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from cocoa_tornado.hub import Hub
-from cocoa_tornado.presence.grants import Lease
+from cocoa_tornado.presence.grants import ConnectionDelivery, Lease
 from cocoa_tornado.presence.port import Health
 from cocoa_tornado.rules.close_codes import CloseReason
 from cocoa_tornado.rules.frames import text_frame
@@ -47,6 +48,39 @@ def test_of_a_devices_two_connections_a_close_removes_its_own() -> None:
     assert (first.sent, second.sent) == ([], [text_frame(b"x")])
     assert hub.unregister(second)
     assert (len(hub), hub.is_device_connected("doll"), hub.get_client_by_device("doll")) == (0, False, None)
+
+
+@pytest.mark.parametrize("delivery", ["all", "one"])
+def test_a_canary_gets_its_messages_and_is_no_device(delivery: ConnectionDelivery) -> None:
+    hub = Hub(delivery)
+    arrived, left = list[str](), list[str]()
+    hub.watch(arrived.append, left.append)
+    canary, doll = connect(Hub(), "canary"), connect(hub, "doll")
+    hub.add_canary(canary)
+    assert hub.send_to_device("canary", b"x") == 1
+    assert hub.broadcast(b"to all") == 1
+    assert (canary.sent, doll.sent) == ([text_frame(b"x")], [text_frame(b"to all")])
+    assert (len(hub), list(hub), list(hub.devices())) == (1, [doll], ["doll"])
+    assert not hub.is_device_connected("canary")
+    assert hub.identity_of("canary") is None
+    assert list(hub.devices_of_user(doll.identity.user_id)) == ["doll"]
+    hub.resumed()
+    assert (canary.resumed, doll.resumed) == (1, 1)
+    hub.remove_canary(canary)
+    hub.remove_canary(canary)
+    assert list(hub.connected) == ["doll"]
+    assert (arrived, left) == (["doll", "canary"], ["canary"])
+
+
+def test_a_lost_lease_ends_canaries_too_and_an_eviction_only_its_own() -> None:
+    hub = Hub()
+    one, two = connect(Hub(), "one"), connect(Hub(), "two")
+    hub.add_canary(one)
+    hub.add_canary(two)
+    hub.evict(one.grant, CloseReason(4409, "", "replaced"))
+    assert (one.closed, two.closed) == (4409, 0)
+    hub.lease_lost(one.grant.lease)
+    assert two.closed == 1001
 
 
 def test_a_late_close_of_the_old_connection_does_not_touch_the_new_one() -> None:

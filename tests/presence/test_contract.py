@@ -317,6 +317,21 @@ async def test_the_total_is_of_each_server_and_a_dead_connection_is_replaced_all
     assert a.presence.slots_taken == 1
 
 
+async def test_exempt_devices_take_no_slot_that_counts_and_need_no_room(stand: PresenceStand) -> None:
+    a, b = await stand.open(2, total=1)
+    a.presence.exempt(["canary", "finch"])
+    canary = await a.connections.connect("canary")
+    assert a.presence.slots_taken == 0
+    await a.connections.connect("doll")
+    finch = await a.connections.connect("finch")
+    assert a.presence.slots_taken == 1
+    assert await reason_of(a.waiting("other")) == "full"
+    assert await holders_of(b, "finch") == [(a.presence.lease.server, finch.generation.number)]
+    a.connections.end(canary)
+    assert a.presence.slots_taken == 1
+    assert await reason_of(a.waiting("other")) == "full"
+
+
 async def test_limits_may_be_replaced_and_who_is_in_stays_in(stand: PresenceStand) -> None:
     (a,) = await stand.open(per_device=2)
     await a.connections.connect()
