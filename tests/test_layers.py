@@ -154,10 +154,12 @@ MAY_IMPORT: dict[str, set[str]] = {
         "speech.port",
         "speech.segmenter",
         "workers.port",
+        "openapi",
         "identity",
         "rules",
         "errors",
     },
+    "openapi": {"", "rules"},
     # What the admin API shows and asks, apart from HTTP.
     "admin.rows": set(),
     "admin.requests": {"admin.rows", "rules"},

@@ -27,6 +27,7 @@ PURE: Final = (
     *(f"relay/test_{name}.py" for name in ("memory", "redis_inbox", "wire")),
     *(f"workers/test_{name}.py" for name in ("gathering", "messages", "place")),
     *(f"asyncapi/test_{name}.py" for name in ("document", "examples")),
+    "openapi/test_document.py",
     *(f"autobahn/test_{name}.py" for name in ("protocol", "table")),
     *(f"brokers/test_{name}.py" for name in ("kafka_availability", "kafka_inner_parts", "kafka_options")),
     *(f"brokers/test_{name}.py" for name in ("kafka_logs", "kafka_logs_machine", "kafka_positions", "kafka_publisher")),
@@ -108,7 +109,16 @@ NOT_AT_LOWEST: Final = (
     *(f"test_{name}.py" for name in ("asking", "counters", "hub", "logs_format", "logs_writer", "plain_files")),
     *("mailboxes/test_sqlite", "brokers/test_kafka_oauth.py"),
     # the repository: its documents, imports, benchmarks, examples and the tests' own plugins
-    *("asyncapi/", "bench/", "examples/", "test_demo.py", "test_expected_logs.py", "test_layers.py", "test_readme.py"),
+    *(
+        "asyncapi/",
+        "bench/",
+        "examples/",
+        "openapi/",
+        "test_demo.py",
+        "test_expected_logs.py",
+        "test_layers.py",
+        "test_readme.py",
+    ),
     *(
         "test_dependencies.py",
         "test_documentation.py",

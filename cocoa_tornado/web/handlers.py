@@ -19,6 +19,7 @@ from ..errors import IdentityError
 from ..live import Live
 from ..mailboxes.port import MailboxState
 from ..metrics import MetricsPage
+from ..openapi import document as openapi
 from ..presence.port import PresenceState
 from ..rules.blocked import Blocked
 from ..rules.byte_budget import ByteBudget
@@ -381,5 +382,15 @@ class MetricsHandler(NoStore):
             page = (await siblings.metrics(page.decode())).encode()
         self.set_header("Content-Type", self.context.metrics.content_type)
         self.finish(page)
+
+    head = get
+
+
+class OpenApiHandler(NoStore):
+    """The document of the whole HTTP surface, of the admin API too."""
+
+    def get(self) -> None:
+        self.set_header("Content-Type", "application/json")
+        self.finish(openapi.TEXT)
 
     head = get

@@ -1,0 +1,240 @@
+"""The paths of operators. Pure."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from .parts import Node, answer, array, body, in_path, in_query, record, ref, refusals, text, whole
+
+BASE: Final = "/api/v1/admin"
+MAX_PAGE: Final = 1_000
+RECORD: Final = {"to": {"group": "kitchen"}, "text": "dinner is ready", "priority": "high", "id": "dinner-1"}
+_DEVICE: Final = in_path("id", ref("DeviceId"), "doll-1")
+_USER: Final = in_path("id", text(minLength=1), "99", '99 is the integer, "99" with quotes the string')
+_GROUP: Final = in_path("name", ref("Group"), "kitchen")
+_USER_FIELD: Final = in_query("user", text(), '99 is the integer, "99" with quotes the string')
+_GROUP_FIELD: Final = in_query("group", ref("Group"))
+_AFTER: Final = in_query("after", text(), "Only devices behind this one, by the bytes of their ids")
+_LIMIT: Final = in_query("limit", whole(least=1, most=MAX_PAGE, default=100))
+_RECONNECT: Final = in_query(
+    "reconnect_after",
+    whole(most=86_400),
+    "When the devices are to connect again, in seconds; without it they are not told",
+)
+_CLOSED: Final = answer("How many connections were closed", record({"closed": whole(), "missing": ref("Missing")}))
+
+
+def _operation(scope: str, operation: str, summary: str, ok: Node, *others: int, **parts: Any) -> Node:
+    """One operation.
+
+    :param ok: its responses with a 2xx status
+    :param others: further statuses, beside those that every operation has
+    """
+    return {
+        "summary": summary,
+        "operationId": operation,
+        "tags": ["operators"],
+        "description": f"Scope admin:{scope}.",
+        "security": [{"adminToken": []}],
+        **parts,
+        "responses": ok | refusals(*sorted({400, 401, 403, 404, 413, 429, 503, *others})),
+    }
+
+
+def _close(operation: str, target: Node) -> Node:
+    summary = "Close connections"
+    return {
+        "delete": _operation("write", operation, summary, {"200": _CLOSED}, parameters=[target, _RECONNECT]),
+    }
+
+
+def _members(operation: str, target: Node) -> Node:
+    page = {"200": answer("A page, with a mailbox also of devices that are not connected", ref("DevicePage"))}
+    return {"get": _operation("read", operation, "List members", page, parameters=[target, _AFTER, _LIMIT])}
+
+
+PATHS: Final[dict[str, Node]] = {
+    f"{BASE}/devices": {
+        "get": _operation(
+            "read",
+            "listDevices",
+            "List connected devices",
+            {"200": answer("A page", ref("DevicePage"))},
+            parameters=[
+                _USER_FIELD,
+                _GROUP_FIELD,
+                in_query("prefix", text(), "Of their ids"),
+                _AFTER,
+                _LIMIT,
+            ],
+        )
+    },
+    f"{BASE}/devices/{{id}}": {
+        "get": _operation(
+            "read",
+            "getDevice",
+            "Look at a device",
+            {"200": answer("The device", ref("DeviceDetail"))},
+            parameters=[_DEVICE],
+        )
+    },
+    f"{BASE}/devices/{{id}}/connections": _close("closeDevice", _DEVICE),
+    f"{BASE}/users/{{id}}/connections": _close("closeUser", _USER),
+    f"{BASE}/groups/{{name}}/connections": _close("closeGroup", _GROUP),
+    f"{BASE}/users/{{id}}/devices": _members("listUser", _USER),
+    f"{BASE}/groups/{{name}}/devices": _members("listGroup", _GROUP),
+    f"{BASE}/devices/{{id}}/box": {
+        "delete": _operation(
+            "write",
+            "emptyBox",
+            "Empty a device's box",
+            {"200": answer("How many messages it had", record({"deleted": whole()}))},
+            parameters=[_DEVICE],
+        )
+    },
+    f"{BASE}/devices/{{id}}/block": {
+        "put": _operation(
+            "write",
+            "block",
+            "Disconnect a device and refuse it from now on",
+            {
+                "200": answer(
+                    "It is blocked",
+                    record(
+                        {
+                            "blocked": {"const": True},
+                            "until": {"type": ["string", "null"]},
+                            "closed": whole(),
+                            "missing": ref("Missing"),
+                        }
+                    ),
+                )
+            },
+            409,
+            parameters=[_DEVICE],
+            requestBody=body(
+                "For how long; without a body until it is unblocked",
+                {
+                    "type": "object",
+                    "properties": {"until": {"type": ["string", "null"], "format": "date-time"}},
+                    "additionalProperties": True,
+                },
+                required=False,
+            ),
+        ),
+        "delete": _operation(
+            "write",
+            "unblock",
+            "Let a device connect again",
+            {"200": answer("It is not blocked", record({"blocked": {"const": False}, "missing": ref("Missing")}))},
+            409,
+            parameters=[_DEVICE],
+        ),
+    },
+    f"{BASE}/messages": {
+        "post": _operation(
+            "write",
+            "sendMessage",
+            "Publish a record",
+            {"202": answer("The broker has it", record({"id": text("Of the message, for its trace")}))},
+            requestBody=body("The value of a record, of at most 64 KiB", ref("Record"), RECORD),
+        )
+    },
+    f"{BASE}/messages/{{id}}": {
+        "get": _operation(
+            "read",
+            "traceMessage",
+            "What became of a message",
+            {"200": answer("As far as the servers remember it", ref("Trace"))},
+            parameters=[
+                in_path(
+                    "id",
+                    text(minLength=1, maxLength=512),
+                    "lullaby-17",
+                    "Its id, or <topic>/<partition>/<offset>; slashes encoded or not",
+                )
+            ],
+        )
+    },
+    f"{BASE}/explain": {
+        "post": _operation(
+            "read",
+            "explain",
+            "What would become of a record; sends nothing",
+            {"200": answer("Also for a record that is not valid", ref("Explanation"))},
+            requestBody=body("The value of a record, valid or not", {}, RECORD, required=False),
+        )
+    },
+    f"{BASE}/quarantine": {
+        "get": _operation(
+            "read",
+            "listQuarantine",
+            "List records that were rejected, the newest first",
+            {
+                "200": answer(
+                    "The newest",
+                    record({"records": array(ref("Quarantined"), maxItems=MAX_PAGE), "missing": ref("Missing")}),
+                )
+            },
+            parameters=[_LIMIT],
+        )
+    },
+    f"{BASE}/quarantine/{{partition}}/{{offset}}/requeue": {
+        "post": _operation(
+            "write",
+            "requeue",
+            "Put a rejected record back on the results topic, once",
+            {"202": answer("It is back", record({"id": text("Of the message, for its trace")}))},
+            409,
+            parameters=[in_path("partition", whole(), 0), in_path("offset", whole(), 0)],
+            requestBody=body(
+                "The corrected value; without a body the record is put back as it was",
+                ref("Record"),
+                RECORD,
+                required=False,
+            ),
+        )
+    },
+    f"{BASE}/events": {
+        "get": _operation(
+            "read",
+            "watchEvents",
+            "What happens to devices, as it happens",
+            {
+                "200": answer(
+                    "Server-sent events until the token expires; the data of each is JSON of the schema Event",
+                    text(),
+                    "text/event-stream",
+                )
+            },
+            parameters=[in_query("device", ref("DeviceId")), _USER_FIELD, _GROUP_FIELD],
+        )
+    },
+    f"{BASE}/overview": {
+        "get": _operation(
+            "read", "overview", "How each server does", {"200": answer("A row for each server", ref("Overview"))}
+        )
+    },
+    f"{BASE}/top": {
+        "get": _operation(
+            "read",
+            "listTop",
+            "The devices to look at first",
+            {"200": answer("At most limit rows in each list", ref("Top"))},
+            parameters=[in_query("limit", whole(least=1, most=100, default=10))],
+        )
+    },
+    f"{BASE}/device-token": {
+        "post": _operation(
+            "write",
+            "createDeviceToken",
+            "Get a device token of ten minutes",
+            {"200": answer("The token", ref("Token"))},
+            requestBody=body(
+                "For which device",
+                {"allOf": [ref("DeviceClaims")], "required": ["device_id"]},
+                {"device_id": "doll-1", "groups": ["kitchen"]},
+            ),
+        )
+    },
+}
