@@ -26,7 +26,7 @@ MEANINGS: Final = {
     "quarantined": "the record is invalid: see cocoa admin quarantine",
     "fault": "an internal error, which the log has, or a server was lost",
     "others": "devices beyond the first 1,000",
-    None: "not known: under way, or from before this server started",
+    None: "not known: under way, or from before the servers started",
 }
 GOOD: Final = ("written", "acknowledged")
 WAITING: Final = ("waiting", None)
@@ -55,26 +55,24 @@ def send(admin: Admin, **options: Any) -> None:
 @admin_command("trace")
 @click.argument("message_id", metavar="ID")
 def trace(admin: Admin, message_id: str) -> None:
-    """Show what became of a message: the steps it has taken, and its outcome at each device.
+    """Show what became of a message: in one line, then the steps it has taken, and its outcome at each device.
 
     ID is the message's own id or, with or without one, TOPIC/PARTITION/OFFSET of its record. The servers remember the
-    last messages (trace_bytes), until they restart. The message itself is shown to a token with the scope admin:text.
+    last messages (trace_bytes), until they restart; others are searched for on the results topic, in the boxes and in
+    the quarantine. The message itself is shown to a token with the scope admin:text.
 
-    Exit status 1 if no server remembers it.
+    Exit status 1 if it is not found; the line on standard error says where it was looked for.
 
     \b
       cocoa admin trace 3f0c9a
       cocoa admin trace transcription.results/0/4711
     """
-    try:
-        answer = admin.client.ask("GET", f"/messages/{in_path(message_id)}")
-    except NotFound as error:
-        raise NotFound(f"no server remembers the message {plain(message_id)}") from error
+    answer = admin.client.ask("GET", f"/messages/{in_path(message_id)}")
     value = answer.value
     is_known = bool(value["steps"] or value["devices"] or value["counts"])
     admin.show(answer, _traced(value) if is_known else [])
     if not is_known:
-        raise NotFound(f"no server that answered remembers the message {plain(message_id)}")
+        raise NotFound(plain(value.get("summary") or "no server that answered remembers this message"))
 
 
 @admin_command("explain")
@@ -106,6 +104,9 @@ def explain(admin: Admin, **options: Any) -> None:
 
 
 def _traced(value: Mapping[str, Any]) -> Iterator[str]:
+    if value.get("summary"):
+        yield plain(value["summary"])
+        yield ""
     about = {"message": f"{plain(value['id'])}, {value['length']:,} bytes"} if "length" in value else {}
     about |= {"text": plain(value["text"])} if "text" in value else {}
     if about:

@@ -427,7 +427,7 @@ class Gateway:
         traces = Traces(self._memory or TraceMemory(0, wall_clock), self.hub, boxes, self._server_name)
         subscribers = Subscribers(servers, devices.events.live, self._count_lost_events)
         self._opened.callback(subscribers.close)
-        device = OneDevice(connected, devices.events)
+        device = OneDevice(connected, devices.events, lambda: self.presence.counters.fenced)
         loops = Repeats(0) if devices.mail is None else devices.mail.loops
         top = Top(self.hub, devices.reconnects, loops, self._server_name, self._wall_clock)
         answer_queries(servers, connected, device, self.blocks, here, traces, subscribers, top)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from operator import attrgetter
 from typing import Final
 
@@ -39,10 +39,14 @@ class EventRow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DeviceAnswer(msgspec.Struct, frozen=True):
-    """What one server knows of a device."""
+    """What one server knows of a device.
+
+    :ivar fenced: how often the others have declared this server dead since it started, and its connections ended
+    """
 
     device: DeviceRow | None
     events: tuple[EventRow, ...]
+    fenced: int = 0
 
 
 class BoxRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -63,10 +67,13 @@ DEVICE: Final = Topic("device", DeviceQuestion, DeviceAnswer)
 
 
 class OneDevice:
-    """What this server knows of single devices. IOLoop thread only."""
+    """What this server knows of single devices. IOLoop thread only.
 
-    def __init__(self, connected: Connected, events: DeviceEvents) -> None:
-        self._connected, self._events = connected, events
+    :param fenced: see :class:`DeviceAnswer`
+    """
+
+    def __init__(self, connected: Connected, events: DeviceEvents, fenced: Callable[[], int]) -> None:
+        self._connected, self._events, self._fenced = connected, events, fenced
 
     def __repr__(self) -> str:
         return f"<OneDevice {self._connected!r} {self._events!r}>"
@@ -77,7 +84,7 @@ class OneDevice:
             EventRow(at=at, server=self._connected.server, event=kind, code=code or None)
             for at, kind, code in self._events.of(device_id)
         )
-        return DeviceAnswer(self._connected.row_of(device_id), events)
+        return DeviceAnswer(self._connected.row_of(device_id), events, self._fenced())
 
 
 def last_events(answers: Iterable[DeviceAnswer]) -> list[dict[str, object]]:

@@ -125,7 +125,7 @@ class BoxSearch:
         now_ms = self._wall_clock() * 1000
         if sought.options is not None and sought.options.ttl_s:
             return sought.options.expires_ms(sought.timestamp_ms, sought.read_ms) < now_ms
-        return (sought.timestamp_ms or sought.read_ms) + self._ttl_s * 1000 < now_ms
+        return sought.read_ms + self._ttl_s * 1000 < now_ms
 
 
 NEVER_ACKNOWLEDGES: Final = "the device has never acknowledged anything"

@@ -14,7 +14,9 @@ from .trace_answers import TRACE, Trace, TraceAnswer, TraceQuestion, merge_trace
 
 MAX_ID_BYTES: Final = 512
 """An ``id`` has 64 bytes at most, and a topic's name 249."""
-NOT_ARRIVED: Final[frozenset[Outcome | None]] = frozenset({"waiting", "not_connected", "superseded", "slow_consumer"})
+NOT_ARRIVED: Final[frozenset[Outcome | None]] = frozenset(
+    {"waiting", "not_connected", "superseded", "slow_consumer", "overflow", "expired"}
+)
 """Whether the device is connected explains these."""
 
 
@@ -73,9 +75,15 @@ def connection_note(answers: Sequence[DeviceAnswer]) -> str:
     if connections:
         servers = ", ".join(connection.server for connection in connections)
         queued = sum(connection.queue for connection in connections)
-        return f"connected to {servers}" + (f", which has {queued} messages queued for it" if queued else "")
+        return f"connected to {servers}" + (f"; messages queued for it: {queued}" if queued else "")
     events = [event for event in last_events(answers) if event["event"] in ("closed", "refused")]
     if not events:
-        return "not connected"
+        return "not connected, and no server remembers a connection of it"
     last = events[-1]
-    return f"not connected: {last['event']} with {last['code'] or 'no code'} at {last['at']}"
+    note = f"not connected: {last['event']} with {last['code'] or 'no code'} by {last['server']} at {last['at']}"
+    fenced = [answer.fenced for answer in answers if any(event.server == last["server"] for event in answer.events)]
+    return note + (f", which was fenced {_times(max(fenced))}" if any(fenced) else "")
+
+
+def _times(number: int) -> str:
+    return "once" if number == 1 else f"{number} times"

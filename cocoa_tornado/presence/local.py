@@ -158,6 +158,7 @@ class LocalPresence(PresenceBase):
 
     def lose_lease(self) -> None:
         """The store has declared this server's epoch dead: end its connections, and join again."""
+        self.counters.fenced += 1
         lost, epoch = self._lease, self._new_epoch()
         lost.end()
         actions = self._slots.lose_all(epoch)

@@ -100,11 +100,12 @@ class PresenceStatus:
 
 @dataclass(slots=True)
 class PresenceCounters:
-    """Plain counters, for the metrics."""
+    """Plain counters, for the metrics and for operators."""
 
     challenges: int = 0  # times that a device's connections on this server were challenged
     evictions: int = 0  # connections of this server that were silent and ended
     refused: dict[str, int] = field(default_factory=dict)  # by reason
+    fenced: int = 0  # times that the store declared this server dead
 
 
 class Incumbents(Protocol):

@@ -404,6 +404,7 @@ class RedisPresence(PresenceBase):
             case Settled():
                 self._carry_out(self._slots.settled(self._clock()))
             case Fenced(lease):
+                self.counters.fenced += 1
                 log.warning("lease lost", extra={"server": lease.server})
                 self._send_all(self._backlog.forget())
                 self._lose(self._slots.leases(), self._slots.lose_all(""))

@@ -170,7 +170,11 @@ class Found(NamedTuple):
         return any(note.device_id is None and note.outcome is None and note.server is None for note in self.notes)
 
     def stored(self) -> dict[str, int]:
-        """Its numbers in the boxes of its devices."""
+        """Its numbers in the boxes of its devices. A message that is never stored has none: what the mailbox returns
+        for it is the number that it comes after."""
+        record = self.batch.records[self.at]
+        if isinstance(record, Record) and record.is_transient:
+            return {}
         found: dict[str, int] = {}
         for (at, device_id), number in zip(self.batch.to_append, self.batch.numbers, strict=False):
             if at == self.at and device_id is not None and number is not None:

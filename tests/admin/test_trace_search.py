@@ -129,7 +129,10 @@ async def test_waiting_then_written_then_acknowledged_by_offset(start_admin: Sta
     await gateway.publish("doll", "hello")
     body = await becomes(gateway, FIRST, {"doll": "waiting"})
     assert steps(body) == ["produced", "read", "addressed", "stored"]
-    assert (body["summary"], body["counts"]) == ("doll: waiting (not connected)", {"waiting": 1})
+    assert (body["summary"], body["counts"]) == (
+        "doll: waiting (not connected, and no server remembers a connection of it)",
+        {"waiting": 1},
+    )
     device = await gateway.raw("doll")
     cursor = json.loads((await device.read_until(TEXT)).payload)["cursor"]
     body = await becomes(gateway, FIRST, {"doll": "written"})

@@ -312,6 +312,88 @@ async def test_a_stored_message_for_a_group_has_a_row_for_each_member(start_admi
     await becomes(gateway, "m", {"doll": "written", "bear": "waiting"})
 
 
+async def test_a_message_that_is_never_stored_is_waiting_then_written(start_admin: StartAdmin) -> None:
+    gateway = await start_admin(mailbox="memory://")
+    device = await gateway.raw("doll")
+    await publish(gateway, {"device": "doll"}, id="stored")
+    with nothing_is_written():
+        await publish(gateway, {"device": "doll"}, id="m", ttl=0)
+        await publish(gateway, {"device": "doll"}, id="interim", session_id="s", final=False)
+        for name in ("m", "interim"):
+            await becomes(gateway, name, {"doll": "waiting"})
+    connection_of(gateway, "doll").flush()
+    await publish(gateway, {"device": "doll"}, id="last")
+    while json.loads((await device.read_until(TEXT)).payload)["id"] != "last":
+        pass
+    for name in ("m", "interim"):
+        body = await becomes(gateway, name, {"doll": "written"})
+        assert steps(body) == ["produced", "read", "addressed", "written"]
+
+
+async def test_a_message_that_is_never_stored_is_not_connected_if_its_device_is_away(start_admin: StartAdmin) -> None:
+    gateway = await start_admin(mailbox="memory://")
+    await (await gateway.upgrade(gateway.token("bear", groups=["kitchen"]))).end()
+    await eventually(lambda: not gateway.gateway.hub.is_device_connected("bear"))
+    await publish(gateway, {"device": "doll"}, id="m", ttl=0)
+    await becomes(gateway, "m", {"doll": "not_connected"})
+    await publish(gateway, {"group": "kitchen"}, id="group", ttl=0)
+    await becomes(gateway, "group", {"bear": "not_connected"})
+
+
+async def test_a_message_that_is_never_stored_is_lost_with_its_connection(start_admin: StartAdmin) -> None:
+    gateway = await start_admin(mailbox="memory://")
+    await gateway.raw("slow")
+    with nothing_is_written():
+        await publish(gateway, {"device": "slow"}, id="m", ttl=0)
+        await becomes(gateway, "m", {"slow": "waiting"})
+        connection_of(gateway, "slow").cut()
+        await becomes(gateway, "m", {"slow": "not_connected"})
+
+
+async def test_a_message_that_is_never_stored_is_an_overflow_if_it_cannot_wait(
+    start_admin: StartAdmin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The device has yet to read what was stored before."""
+    gateway = await start_admin(mailbox="memory://")
+    monkeypatch.setattr("cocoa_tornado.connection.transients.MOST_MESSAGES", 1)
+    with nothing_is_written():
+        for number in range(200):
+            await publish(gateway, {"device": "slow"}, id=f"stored-{number}")
+        await gateway.raw("slow")
+        await publish(gateway, {"device": "slow"}, id="first", ttl=0)
+        await publish(gateway, {"device": "slow"}, id="second", ttl=0)
+        await publish(gateway, {"device": "slow"}, id="interim", session_id="s", final=False)
+        await becomes(gateway, "first", {"slow": "waiting"})
+        for name in ("second", "interim"):
+            await becomes(gateway, name, {"slow": "overflow"})
+        await publish(gateway, {"device": "slow"}, id="third", ttl=0, collapse_key="k")
+        await becomes(gateway, "third", {"slow": "overflow"})
+
+
+async def test_a_message_that_is_never_stored_is_collapsed_while_it_waits(start_admin: StartAdmin) -> None:
+    gateway = await start_admin(mailbox="memory://")
+    with nothing_is_written():
+        for number in range(200):
+            await publish(gateway, {"device": "slow"}, id=f"stored-{number}")
+        await gateway.raw("slow")
+        for name in ("older", "newer"):
+            await publish(gateway, {"device": "slow"}, id=name, ttl=0, collapse_key="k")
+        await becomes(gateway, "older", {"slow": "collapsed"})
+        await becomes(gateway, "newer", {"slow": "waiting"})
+
+
+async def test_a_record_that_is_read_again_is_looked_for_in_the_box(start_admin: StartAdmin) -> None:
+    """Each server that reads it has a step, and the box decides."""
+    gateway = await start_admin(mailbox="memory://", server_name="here", trace_bytes=6_000)
+    found = [Record("doll", b'{"n":%d}' % number, 1_000 + number) for number in range(3)]
+    for _ in range(10):  # the first reading, which has stored them, is forgotten
+        gateway.gateway._sink(Batch(found, offsets=range(3), sources=[("results/0", 3)]))
+        await asyncio.sleep(0)
+    body = await becomes(gateway, "results/0/2", {"doll": "waiting"})
+    assert "stored" not in steps(body)
+    assert body["summary"].endswith("; read 3 times, by here, here, here")
+
+
 # -- several servers
 
 

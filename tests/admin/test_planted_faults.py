@@ -1,0 +1,187 @@
+"""Ten faults, planted on a real Kafka and a real Redis, and the one line that ``cocoa admin trace`` begins with for
+each: it has to be enough to find the fault."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from typing import Any
+
+import pytest
+
+from cocoa_tornado.presence import redis_scripts
+from cocoa_tornado.presence.redis_scripts import META
+from testing.kafka_admin import create_topic, writer
+from testing.raw_device import TEXT
+from testing.redis_server import RedisServer
+from testing.waiting import eventually
+
+from ..harness import Harness
+from ..test_gateway_on_kafka import KAFKA_PATIENCE_S, Site, site
+from ..test_several_on_kafka import settle
+from .conftest import ADMIN_SECRET, admin_token
+from .operator import invoke
+from .test_traces import nothing_is_written
+
+__all__ = ["site"]
+
+pytestmark = [
+    pytest.mark.gen_test(timeout=180),
+    pytest.mark.kafka,
+    pytest.mark.redis,
+    pytest.mark.logs("cocoa.broker", "broker unavailable", optional=True),  # librdkafka, on a busy machine
+    pytest.mark.logs("cocoa.presence", "^(lease lost|server fenced)$", optional=True),
+]
+
+BOX = 3
+PARTITIONS = 3
+
+
+async def line(gateway: Harness, message_id: str) -> str:
+    """What the command prints first."""
+    env = {"COCOA_ADMIN_TOKEN": admin_token()}
+    url = f"http://127.0.0.1:{gateway.port}"
+    result = await asyncio.to_thread(invoke, "trace", message_id, "--url", url, env=env)
+    return (result.stdout or result.stderr).splitlines()[0]
+
+
+async def says(gateway: Harness, message_id: str, expected: str) -> str:
+    """Ask until the line is as expected: a regular expression."""
+    deadline = asyncio.get_running_loop().time() + KAFKA_PATIENCE_S
+    while not re.fullmatch(expected, said := await line(gateway, message_id)):
+        assert asyncio.get_running_loop().time() < deadline, f"{said!r} is not {expected!r}"
+        await asyncio.sleep(0.1)
+    print(f"{message_id}: {said}")
+    return said
+
+
+class Faults:
+    """Plants them, one after another, on the same two gateways."""
+
+    def __init__(self, site: Site, redis: RedisServer) -> None:
+        self.site, self.redis = site, redis
+
+    async def start(self, name: str) -> Harness:
+        return await self.site.start_ready(
+            server_name=name,
+            presence=self.redis.url,
+            mailbox=self.redis.url,
+            mailbox_max_messages=BOX,
+            admin_jwt_secret=ADMIN_SECRET,
+        )
+
+    async def publish(self, id_: str, device_id: str = "", key: str | None = None, **fields: Any) -> None:
+        value = {"id": id_, "text": "hello"} | ({"device_id": device_id} if device_id else {}) | fields
+        key_bytes = (device_id if key is None else key).encode() or None
+        await self.site.produce([(key_bytes, json.dumps(value).encode())])
+
+    async def a_device_that_never_acknowledges(self, a: Harness, b: Harness) -> None:
+        device = await b.raw("mute")
+        await self.publish("never-acknowledged", "mute")
+        await device.read_until(TEXT)
+        await says(a, "never-acknowledged", r"mute: written \(the device has never acknowledged anything\)")
+
+    async def a_full_box(self, a: Harness, b: Harness) -> None:
+        for number in range(BOX + 1):
+            await self.publish(f"full-box-{number}", "full")
+        note = r"dropped from its full box; not connected, and no server remembers a connection of it"
+        await says(a, "full-box-0", rf"full: overflow \({note}\)")
+
+    async def a_group_nobody_is_in(self, a: Harness, b: Harness) -> None:
+        await self.publish("empty-group", to={"group": "kitchn"})
+        await says(a, "empty-group", "not_connected; no device is in the group kitchn")
+
+    async def a_wrong_key(self, a: Harness, b: Harness) -> None:
+        device = await b.raw("doll")
+        await self.publish("wrong-key", "doll", key="bear")
+        await device.read_until(TEXT)
+        key = "its key names neither the device nor the session: the value decides"
+        await says(a, "wrong-key", rf"doll: written \(the device has never acknowledged anything\); {key}")
+
+    async def a_wrong_signing_key(self, a: Harness, b: Harness) -> None:
+        stranger = await b.upgrade(b.token("stranger", secret="another secret of thirty-two bytes, or more"))
+        assert stranger.response.status == 401
+        await self.publish("wrong-signature", "stranger")
+        note = "not connected, and no server remembers a connection of it"
+        await says(a, "wrong-signature", rf"stranger: waiting \({note}\)")
+
+    async def a_slow_reader(self, a: Harness, b: Harness) -> None:
+        await b.raw("slow")
+        with nothing_is_written():
+            await self.publish("slow-reader", "slow")
+            await says(a, "slow-reader", r"slow: waiting \(connected to b; messages queued for it: 1\)")
+
+    async def a_quarantined_record(self, a: Harness, b: Harness) -> None:
+        await self.publish("quarantined", "doll", ttl="60")
+        copy = r"its copy is \d/\d of the quarantine"
+        await says(a, "quarantined", f"doll: quarantined; The record has an invalid ttl; {copy}")
+
+    async def an_expired_message(self, a: Harness, b: Harness) -> None:
+        await self.publish("expired", "away", ttl=1)
+        note = "its ttl of 1 s ended first; not connected, and no server remembers a connection of it"
+        await says(a, "expired", rf"away: expired \({note}\)")
+
+    async def a_message_to_the_wrong_topic(self, a: Harness, b: Harness) -> None:
+        wrong = f"{self.site.results}s"
+
+        def send() -> None:
+            create_topic(self.site.server.bootstrap, wrong)
+            with writer(self.site.server.bootstrap) as producer:
+                producer.send(wrong, key=b"doll", value=b'{"device_id":"doll","id":"wrong-topic"}').get(10)
+
+        await asyncio.to_thread(send)
+        start = "Error: No server remembers this message; no box has it; none of the newest 1 records of the quarantine"
+        await says(a, "wrong-topic", f"{start} is it; only the topic {self.site.results} is read")
+        await says(a, f"{wrong}/0/0", f"{start} is it; only the topic {self.site.results} is read, not {wrong}")
+
+    async def a_rebalance_loop(self, a: Harness, b: Harness) -> None:
+        """Nothing is committed, and the partitions move."""
+        for gateway in (a, b):
+            gateway.gateway.broker._consuming.offsets_to_commit = dict  # type: ignore[attr-defined]
+        device = await a.raw("again")
+        names = [f"rebalance-{number}" for number in range(PARTITIONS)]
+        for number, name in enumerate(names):
+            value = json.dumps({"id": name, "device_id": "again"}).encode()
+            await self.site.produce([(b"again", value)], number)
+        for _ in names:
+            await device.read_until(TEXT)
+        c = await self.start("c")
+        await eventually(lambda: c.gateway.broker.counters.consumed > 0, KAFKA_PATIENCE_S)
+        said = [await line(a, name) for name in names]
+        (moved, *_) = [text for text in said if "read" in text] or [""]
+        print(moved)
+        assert re.search(r"; read \d times, by [abc](, [abc])+$", moved), said
+
+    async def a_fenced_server(self, a: Harness, b: Harness) -> None:
+        await b.raw("held")
+        epoch = b.gateway.presence.lease.server
+        with self.redis.client() as client:
+            while (beat := client.hget("cocoa:{box}:p:servers", epoch)) is not None:
+                stamp = b":".join(client.hmget(META, "term", "run")).decode()
+                arguments = redis_scripts.fence_arguments(stamp, epoch, int(beat))
+                client.eval(redis_scripts.TEXTS["fence"], 1, META, *arguments)
+        # Until it notices, it still writes to its devices.
+        await eventually(lambda: not b.gateway.hub.is_device_connected("held"))
+        await self.publish("fenced", "held")
+        note = r"not connected: closed with 1001 by b at [\d:TZ.-]+, which was fenced once"
+        await says(a, "fenced", rf"held: waiting \({note}\)")
+
+
+async def test_one_line_is_enough_to_find_each_of_ten_faults(site: Site, redis_server: RedisServer) -> None:
+    settle(redis_server)
+    await site.create(PARTITIONS)
+    faults = Faults(site, redis_server)
+    a, b = await faults.start("a"), await faults.start("b")
+    await eventually(lambda: len(a.gateway.presence.others()) == 1, KAFKA_PATIENCE_S)
+    await faults.a_device_that_never_acknowledges(a, b)
+    await faults.a_full_box(a, b)
+    await faults.a_group_nobody_is_in(a, b)
+    await faults.a_wrong_key(a, b)
+    await faults.a_wrong_signing_key(a, b)
+    await faults.a_slow_reader(a, b)
+    await faults.a_quarantined_record(a, b)
+    await faults.an_expired_message(a, b)
+    await faults.a_message_to_the_wrong_topic(a, b)
+    await faults.a_rebalance_loop(a, b)
+    await faults.a_fenced_server(a, b)
