@@ -19,6 +19,7 @@ from ..relay.port import Fate, Relay
 from ..rules.records import Record
 from ..rules.taken import TakenOffsets
 from ..rules.trace_memory import BatchTrace, TraceMemory
+from .fan_outs import FanOutDelivery
 from .forwarding import Forwarding
 from .in_flight import Holders, InFlight, entries_of
 from .local import LocalDelivery
@@ -37,7 +38,6 @@ from .plan import (
 )
 from .portions import portions
 from .round_trips import RoundTrips
-from .steps import Steps
 from .stored import StoredDelivery
 
 MOST_MESSAGES: Final = 100_000
@@ -106,9 +106,9 @@ class Router:
             hub, presence, lambda: relay.server, exist=has_neighbors, has_mailbox=mailbox is not None
         )
         self._in_flight: deque[InFlight] = deque()
-        self._steps = Steps(self._local, self._forwarding, self._neighbors, counters, memory)
+        self._fan_outs = FanOutDelivery(self._local, self._forwarding, self._neighbors, counters, memory)
         self._stored = StoredDelivery(
-            hub, self._local, self._forwarding, self._neighbors, self._steps, counters, self._in_flight, memory
+            hub, self._local, self._forwarding, self._neighbors, self._fan_outs, counters, self._in_flight, memory
         )
         self._messages = 0  # of those in flight
         self._held: deque[Batch] = deque()  # they wait for the lease or for room; behind those that are in flight
@@ -221,7 +221,7 @@ class Router:
         for flight in self._in_flight:
             if flight.take(step):
                 return
-        self._steps.send(step)
+        self._fan_outs.send_step(step)
 
     def _route(self, batch: Batch) -> None:
         """Route without a mailbox: at once, unless presence must be asked about other servers."""

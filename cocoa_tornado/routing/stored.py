@@ -13,6 +13,7 @@ from ..relay.messages import UNKNOWN_PLACE
 from ..rules.box import LaneName
 from ..rules.trace_memory import TraceMemory
 from .address import Directory, recipients
+from .fan_outs import FanOutDelivery
 from .forwarding import Forwarding
 from .forwards import Place
 from .in_flight import InFlight
@@ -20,7 +21,6 @@ from .local import LocalDelivery
 from .neighbors import Neighbors
 from .numbers import BatchNumbers
 from .plan import Part, Plan, in_order, stale_messages
-from .steps import Steps
 
 
 class StoredDelivery:
@@ -37,22 +37,27 @@ class StoredDelivery:
         local: LocalDelivery,
         forwarding: Forwarding,
         neighbors: Neighbors,
-        steps: Steps,
+        fan_outs: FanOutDelivery,
         counters: Counters,
         in_flight: Iterable[InFlight],
         memory: TraceMemory | None,
     ) -> None:
         self._hub, self._local, self._forwarding, self._neighbors = hub, local, forwarding, neighbors
-        self._steps, self._counters, self._in_flight, self._memory = steps, counters, in_flight, memory
+        self._fan_outs, self._counters, self._in_flight, self._memory = fan_outs, counters, in_flight, memory
 
     def send_out(self, flight: InFlight, routes: Plan, numbers: Mapping[Part, int | None]) -> None:
+        """Send the messages of a batch, which is not in flight any more, to the devices that are here, and wake the
+        servers of the others.
+
+        :param numbers: of what was stored of it; None: it was stored earlier
+        """
         records = flight.batch.records
         unsent = self._unsent(flight, numbers) if None in numbers.values() else frozenset()
         looked: set[str] = set()
         for message in in_order(routes.local, flight.fan_outs):
             at, device_id = message
             if device_id is None:
-                self._steps.send_of(flight, at, is_recorded=numbers[message] is not None)
+                self._fan_outs.send_steps(flight, at, is_recorded=numbers[message] is not None)
                 continue
             if message in unsent:
                 continue

@@ -16,7 +16,7 @@ from .neighbors import Neighbors
 from .plan import plan
 
 
-class Steps:
+class FanOutDelivery:
     """The mailbox finds the recipients of a fan-out in steps, perhaps long after the batch of the record is done.
 
     :param memory: remembers what became of each message; None: nothing does
@@ -33,7 +33,7 @@ class Steps:
         self._local, self._forwarding, self._neighbors = local, forwarding, neighbors
         self._counters, self._memory = counters, memory
 
-    def send_of(self, flight: InFlight, at: int, *, is_recorded: bool) -> None:
+    def send_steps(self, flight: InFlight, at: int, *, is_recorded: bool) -> None:
         """Send the steps that were stored with the batch.
 
         :param is_recorded: with the batch: all further steps will be reported. False: it was recorded earlier
@@ -44,9 +44,9 @@ class Steps:
                 self.wake_members(record.address)
         else:
             for step in steps:
-                self.send(step)
+                self.send_step(step)
 
-    def send(self, step: FanOutStep) -> None:
+    def send_step(self, step: FanOutStep) -> None:
         """Send the messages of a step to the devices that are here, and wake the others where they are. A transient
         message is sent there."""
         if self._memory is not None and step.numbers is not None:
