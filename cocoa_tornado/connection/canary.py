@@ -161,6 +161,7 @@ class CanaryConnection:
         lease = self.grant.lease
         while self.is_open and self._outbox.has_queued and lease.is_valid(self._presence.clock()):
             frames = self._outbox.take(self)
-            self._outbox.given_all()
+            if self._outbox.has_queued:  # otherwise all have expired
+                self._outbox.given_all()
             for text in texts_in(frames):
                 self._on_text(self.grant.device_id, text)

@@ -81,9 +81,13 @@ async def test_a_full_outbox_drops_what_comes_later() -> None:
 async def test_an_expired_message_is_not_taken() -> None:
     stand = Stand()
     stand.canary.send(text_frame(b"expired"), 0, Terms(expires_ms=1))
+    await a_turn()
+    assert stand.texts == []
+    stand.canary.send(text_frame(b"expired"), 0, Terms(expires_ms=1))
     stand.canary.send(text_frame(b"in time"), 0)
     await a_turn()
     assert stand.texts == [(ID, b"in time")]
+    assert stand.canary.health.queued == 0
 
 
 async def test_without_a_valid_lease_messages_wait() -> None:
