@@ -184,10 +184,12 @@ class Router:
         self._add(flight)
         try:
             flight.stored = self._append(mailbox, flight)
-        except MailboxClosed:
+        except Exception as error:  # what is not done is redelivered, after a restart at the latest
             self._in_flight.remove(flight)
             self._messages -= flight.size
-            return  # the gateway is stopping: the broker redelivers what is not done
+            if isinstance(error, MailboxClosed):
+                return  # the gateway is stopping
+            raise
         storing = flight.receipt.leg()
         flight.stored.add_done_callback(lambda stored: self._on_stored(flight, stored, storing))
 

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Sequence
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -205,6 +206,22 @@ async def test_records_for_everyone_wait_as_they_are_once_many_messages_are_in_f
     assert texts(clients[1]) == [str(number) for number in range(10)]
     assert texts(clients[0]) == [str(number) for two in range(10) for number in (two, 100 + two)]
     assert stand.router._messages == 0
+
+
+async def test_a_batch_that_the_mailbox_rejects_with_a_fault_holds_up_no_other_and_is_not_done(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It is read again after a restart."""
+    mailbox = SlowMailbox()
+    stand = await Stand(mailbox).open()
+    client = stand.connect()
+    with monkeypatch.context() as patch:
+        patch.setattr(mailbox, "append", Mock(side_effect=RuntimeError("a fault")))
+        with pytest.raises(RuntimeError):
+            stand.router(stand.batch(text(0), name="0"))
+    stand.router(stand.batch(text(1), name="1"))
+    await mailbox.store(0)
+    assert (texts(client), stand.done, stand.router._messages) == (["1"], ["1"], 0)
 
 
 @pytest.mark.logs("cocoa.router", "routing failed")
