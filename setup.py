@@ -102,7 +102,7 @@ setup(
     package_dir={"cocoa_tornado": "cocoa_tornado", "cocoa_tornado_cli": "cli"},
     package_data={
         "cocoa_tornado": ["py.typed"],
-        "cocoa_tornado.console": [f"static/{folder}*.*" for folder in ("", "css/", "js/", "js/pages/")],
+        "cocoa_tornado.console": [f"static/{folder}*.*" for folder in ("", "css/", "js/", "js/pages/", "js/try/")],
     },
     install_requires=REQUIREMENTS,
     extras_require=EXTRAS,

@@ -159,8 +159,8 @@ def test_the_files_load_nothing_from_elsewhere_and_have_no_inline_code() -> None
 
 def test_an_installation_has_every_file() -> None:
     setup = (ROOT / "setup.py").read_text(encoding="utf-8")
-    assert '"cocoa_tornado.console": [f"static/{folder}*.*" for folder in ("", "css/", "js/", "js/pages/")]' in setup
-    folders = {name.rpartition("/")[0] for name in read_files()}
-    assert folders == {"", "css", "js", "js/pages"}
+    folders = '("", "css/", "js/", "js/pages/", "js/try/")'
+    assert f'"cocoa_tornado.console": [f"static/{{folder}}*.*" for folder in {folders}]' in setup
+    assert {name.rpartition("/")[0] for name in read_files()} == {"", "css", "js", "js/pages", "js/try"}
     assert tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["build-system"]
     assert "graft cocoa_tornado/console/static" in (ROOT / "MANIFEST.in").read_text(encoding="utf-8")

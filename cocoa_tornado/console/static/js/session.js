@@ -5,7 +5,8 @@ const events = new EventTarget();
 let token = "";
 let claims = {};
 
-function claimsOf(text) {
+/** What stands in a token; {} if that can't be read. */
+export function claimsOf(text) {
   try {
     const payload = text.split(".")[1].replaceAll("-", "+").replaceAll("_", "/");
     const data = Uint8Array.from(atob(payload), (char) => char.charCodeAt(0));

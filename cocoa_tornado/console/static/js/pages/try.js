@@ -1,14 +1,115 @@
-// A device to try things with: connect, speak into the microphone, watch the words arrive.
-//
-// The boundary: render(main, {parts, query, signal}) fills main (an empty element below the banner) and ends everything
-// when the signal aborts: sockets, tracks, the AudioContext. dom.js makes elements, parts.js the rest; api.post(
-// "device-token", {device_id}) returns {token} (scope admin:write); samples.latest?.servers[0]?.device_port is the port
-// of /ws if that is not the page's own. An AudioWorklet is a file of its own beside this one: the policy allows 'self'.
+// A device to try things with: connect, speak into the microphone, watch the words arrive, see every message.
 
-import {nothing, pageHead} from "../parts.js";
+import {api} from "../api.js";
+import {h, show} from "../dom.js";
+import {action, choice, field, input, pageHead, panel, toastError, traceLink} from "../parts.js";
+import {samples} from "../samples.js";
+import {devicePanel} from "../try/device_panel.js";
+import {Journal} from "../try/journal.js";
+import {Link} from "../try/link.js";
+import {speakingPanel} from "../try/speaking.js";
 
 export const title = "Try it";
 
-export function render(main) {
-  main.append(pageHead(title), nothing("Not yet"));
+/** The URL of /ws: of this page's origin, unless the devices have a port of their own. */
+async function findUrl() {
+  const url = new URL("ws", location.origin + location.pathname);
+  url.protocol = location.protocol.replace("http", "ws");
+  const overview = samples.latest ?? (await api.get("overview").catch(() => null));
+  const port = overview?.servers[0]?.device_port;
+  if (port) url.port = port;
+  return url;
+}
+
+const isSpeechOff = () => (samples.latest?.servers ?? []).some((row) => row.parts.speech?.state === "off");
+
+/** Text to this device, as a backend sends it, or from it. */
+function sendPanel(link, deviceId) {
+  const text = input({name: "text", required: true, value: "Hello from the console"});
+  const result = h("p", {class: "small muted", role: "status"});
+  let way = "down";
+  const form = h("form", {class: "form", novalidate: true});
+  const button = action("Send", send, {scope: null, kind: "primary"});
+  button.type = "submit";
+
+  async function send() {
+    if (way === "up") {
+      show(result, link.send(text.value) ? "Sent to the topic of the devices’ messages." : "The device is not connected.");
+      return;
+    }
+    show(result, "Sending…");
+    try {
+      const {id} = await api.post("messages", {device_id: deviceId(), text: text.value, timestamp: new Date().toISOString(), success: true});
+      show(result, "The broker has it: ", traceLink(id), link.isOpen ? null : ". The device is not connected.");
+    } catch (error) {
+      show(result);
+      toastError(error);
+    }
+  }
+
+  form.addEventListener("submit", (event) => event.preventDefault());
+  form.append(
+    choice("Direction", "way", [["down", "To the device"], ["up", "From the device"]], way, (chosen) => {
+      way = chosen;
+      show(result);
+    }),
+    h("div", {class: "bar"}, field("Text", text), button),
+    result,
+  );
+  return panel("Send a message", form);
+}
+
+export function render(main, {signal}) {
+  const journal = new Journal();
+  let deviceId = "";
+  let wasOpen = false;
+
+  const link = new Link({
+    findUrl,
+    getToken: (...wanted) => device.getToken(...wanted),
+    onState(state) {
+      if (state.phase === "open") journal.event("ok", "connected");
+      if (state.phase === "off" && wasOpen) journal.event("info", "disconnected (1000)");
+      wasOpen = state.phase === "open";
+      device.update(state);
+      speaking.changed();
+    },
+    onText(way, text, value) {
+      journal.text(way, text, value);
+      if (way === "down") speaking.take(value);
+    },
+    onBinary: (way, size) => journal.binary(way, size),
+    onEnd: (end, hadOpened) => journal.event(end.how === "slow" ? "bad" : "warn", hadOpened ? "closed: " : "refused: ", end.title, end.detail && ` (${end.detail})`),
+  });
+  const device = devicePanel({
+    signal,
+    onConnect(wanted) {
+      deviceId = wanted;
+      link.connect(wanted);
+    },
+    onDisconnect: () => link.disconnect(),
+    onHurry: () => link.hurry(),
+  });
+  const speaking = speakingPanel({link, signal, isSpeechOff});
+  const clear = h("button", {class: "button tiny", type: "button", on: {click: () => journal.clear()}}, "Clear");
+  const chatter = h("input", {type: "checkbox", checked: true, on: {change: () => journal.showChatter(chatter.checked)}});
+  const currentId = () => deviceId || device.deviceId;
+
+  main.append(
+    pageHead(title, {lead: "This page as a device: connect it, speak, and watch the words and every message as they come and go."}),
+    h(
+      "div",
+      {class: "try"},
+      panel("Device", device.box, {side: device.state}),
+      speaking.element,
+      h("div", {class: "try-side stack"}, sendPanel(link, currentId), panel("Messages", journal.element, {bare: true, side: h("span", {class: "side-row"}, h("label", {class: "check"}, chatter, "Audio and partial results"), clear)})),
+    ),
+  );
+  samples.onChange(() => speaking.learned(), signal);
+
+  const leave = () => link.disconnect();
+  // A browser may keep a page that one has left, and its socket: the next page would be refused.
+  addEventListener("pagehide", leave, {signal});
+  addEventListener("online", () => link.hurry(), {signal});
+  signal.addEventListener("abort", leave);
 }

@@ -1,0 +1,165 @@
+// The panel of the connection: which device, how it stands, and what the gateway knows of it.
+
+import {api, path, poll} from "../api.js";
+import {h, show} from "../dom.js";
+import {line, milliseconds, plural} from "../format.js";
+import {deviceLink, facts, field, id, input, note, pill, scopeHint, time} from "../parts.js";
+import {claimsOf, session} from "../session.js";
+import {NoToken} from "./link.js";
+
+const ADJECTIVES = ["amber", "brave", "calm", "eager", "gentle", "happy", "lucky", "merry", "quick", "shiny", "sunny", "witty"];
+const ANIMALS = ["badger", "beaver", "falcon", "ferret", "heron", "lynx", "otter", "panda", "robin", "seal", "tiger", "wombat"];
+const POLL_MS = 5000;
+
+const any = (list) => list[Math.floor(Math.random() * list.length)];
+// The same for as long as the page is open, whichever of its pages one looks at meanwhile.
+let deviceId = `try-${any(ADJECTIVES)}-${any(ANIMALS)}-${Math.floor(Math.random() * 90 + 10)}`;
+
+const NO_KEY = [h("strong", {}, "This gateway can’t make device tokens. "), "It has public keys only. Paste a token that your own system has signed."];
+
+/** @param onConnect (deviceId), onDisconnect (), onHurry () */
+export function devicePanel({onConnect, onDisconnect, onHurry, signal}) {
+  const name = input({class: "mono", value: deviceId, maxlength: 128, required: true, name: "device"});
+  const token = input({class: "mono", type: "password", name: "device-token", placeholder: "eyJ…"});
+  const button = h("button", {class: "button primary", type: "submit", "data-key": "connect"});
+  const own = h("details", {}, h("summary", {}, "Use a device token of your own"), field("Device token", token, "Then the token decides which device this is. It stays in this page’s memory."));
+  const state = h("span", {role: "status"});
+  const wait = h("p", {class: "waiting"});
+  const notes = h("div", {class: "notes"});
+  const glance = h("p", {class: "glance"});
+  const more = h("div");
+  const about = h("div", {hidden: true}, glance, h("details", {}, h("summary", {}, "Details of the connection"), more));
+  const form = h("form", {class: "form", novalidate: true}, h("div", {class: "bar"}, field("Device id", name), button), own);
+  let phase = "off";
+  let following = null;
+  let counting = null;
+
+  form.addEventListener("submit", (event) => {
+    event.preventDefault();
+    if (phase !== "off" && phase !== "stuck") return onDisconnect();
+    deviceId = claimsOf(token.value.trim()).device_id ?? name.value.trim();
+    if (typeof deviceId !== "string" || deviceId === "") {
+      show(notes, note("bad", "A device needs an id."));
+      return name.focus();
+    }
+    name.value = deviceId;
+    onConnect(deviceId);
+  });
+  name.addEventListener("input", () => (deviceId = name.value.trim()));
+
+  if (!session.may("admin:write")) {
+    own.open = true;
+    show(notes, note("warn", h("strong", {}, "Without a token of your own no device can be made. "), scopeHint("admin:write")));
+  }
+
+  function drawState({kind = "", text}) {
+    show(state, pill(kind, text));
+  }
+
+  /** What the gateway shows of the connection. */
+  function follow(open) {
+    following = new AbortController();
+    const until = claimsOf(open.token).exp;
+    // A device may hold several connections: this is the newest.
+    const newest = (rows) => rows.reduce((found, each) => (found && found.connected_at > each.connected_at ? found : each), null);
+    const draw = (row) => {
+      const mine = row && newest(row.connections);
+      show(glance, mine && ["On ", id(mine.server), " since ", time(mine.connected_at), ". "], deviceLink(open.deviceId), " shows what operators see of it.");
+      show(
+        more,
+        facts([
+          ["Address", h("span", {class: "id"}, line(`${open.url.origin}${open.url.pathname}`))],
+          ["Token", "as the subprotocol ", h("code", {}, line(open.protocol || "none"))],
+          Number.isFinite(until) && ["Token until", time(new Date(until * 1000))],
+          mine && ["Generation", id(mine.generation)],
+          mine && ["Seen from", id(mine.ip)],
+          mine && ["Round trip", mine.rtt_ms === null ? h("span", {class: "muted"}, "after the first ping") : milliseconds(mine.rtt_ms)],
+          row && row.groups.length > 0 && ["Groups", row.groups.map((each, at) => [at ? ", " : "", id(each)])],
+          row && ["Box", row.box === null ? h("span", {class: "muted"}, "no mailbox, so no cursors") : plural(row.box.messages, "message")],
+        ]),
+      );
+    };
+    about.hidden = false;
+    draw(null);
+    if (!session.may("admin:read")) return;
+    const {signal: leaving} = following;
+    poll(async () => draw(await api.get(path("devices", open.deviceId), {signal: leaving})), {everyMs: POLL_MS, signal: leaving});
+  }
+
+  function count({end, at}) {
+    const left = h("span", {class: "number"});
+    const step = () => {
+      const seconds = Math.max(0, Math.ceil((at - Date.now()) / 1000));
+      show(left, seconds > 90 ? `${Math.ceil(seconds / 60)} min` : `${seconds} s`);
+    };
+    step();
+    counting = setInterval(step, 500);
+    const kind = end.how === "soon" || end.how === "token" ? "warn" : "bad";
+    show(notes, note(kind, h("strong", {}, `${end.title}. `), end.text, end.detail && h("span", {class: "code"}, ` (${line(end.detail)})`)));
+    show(wait, h("span", {}, "Connects again in ", left), h("button", {class: "button tiny", type: "button", "data-key": "hurry", on: {click: onHurry}}, "Now"));
+  }
+
+  function update(next) {
+    phase = next.phase;
+    following?.abort();
+    clearInterval(counting);
+    show(wait);
+    if (phase !== "off" || !notes.querySelector(".bad")) show(notes);
+    const isOff = phase === "off" || phase === "stuck";
+    name.readOnly = token.readOnly = !isOff;
+    show(button, isOff ? "Connect" : "Disconnect");
+    button.classList.toggle("primary", isOff);
+    about.hidden = phase !== "open";
+    own.hidden = !isOff;
+    if (phase === "off") drawState({text: "not connected"});
+    if (phase === "token" || phase === "connecting") drawState({kind: "info", text: "connecting"});
+    if (phase === "open") {
+      drawState({kind: "ok", text: "connected"});
+      follow({...next, deviceId});
+    }
+    if (phase === "waiting") {
+      drawState({kind: "warn", text: next.end.code === 4409 ? "superseded" : "not connected"});
+      count(next);
+    }
+    if (phase === "stuck") {
+      drawState({kind: "bad", text: "not connected"});
+      show(notes, note("bad", next.why));
+      own.open = true;
+      token.focus();
+    }
+  }
+
+  signal.addEventListener("abort", () => {
+    following?.abort();
+    clearInterval(counting);
+  });
+  const first = notes.firstChild;
+  update({phase: "off"});
+  if (first) notes.append(first);
+
+  /** A token for the device: one's own, or one that the gateway makes. */
+  async function getToken(wanted, isAgain, until) {
+    const pasted = token.value.trim();
+    if (pasted !== "" && !isAgain) return pasted;
+    if (pasted !== "") throw new NoToken([h("strong", {}, "The gateway does not accept this token. "), "It may have expired, or be one of another gateway."], true);
+    try {
+      return (await api.post("device-token", {device_id: wanted}, {signal: until})).token;
+    } catch (error) {
+      if (error.status === 404) throw new NoToken(NO_KEY);
+      if (error.scope) throw new NoToken(scopeHint(error.scope));
+      if (error.status === 400) throw new NoToken([h("strong", {}, "This can’t be a device’s id. "), line(error.message)], true);
+      throw error;
+    }
+  }
+
+  const box = h("div", {class: "stack"}, form, notes, wait, about);
+  return {
+    box,
+    state,
+    update,
+    getToken,
+    get deviceId() {
+      return deviceId;
+    },
+  };
+}

@@ -1,0 +1,194 @@
+// The panel in which one speaks: microphone or file, level, and words.
+
+import {h, show} from "../dom.js";
+import {line} from "../format.js";
+import {icon} from "../icons.js";
+import {note, panel} from "../parts.js";
+import {Level} from "./level.js";
+import {mayHaveMicrophone, openMicrophone, play, readFile} from "./sound.js";
+import {Words} from "./words.js";
+
+const MAX_BACKLOG = 64 * 1024; // two seconds: what comes too late is worth less than silence
+const SILENT_S = 3;
+
+// What is wrong, and what one can do about it.
+const TROUBLE = {
+  insecure: ["The microphone needs https", () => ["Browsers give pages a microphone only over https, or from localhost. This page came from ", h("code", {}, location.origin), ". A sound file works here, too."]],
+  denied: ["No permission to use the microphone", () => ["Allow it for this site in the browser (beside the address), or in the settings of your system, and press Speak again."]],
+  none: ["No microphone found", () => ["Connect one and press Speak again, or send a sound file."]],
+  busy: ["The microphone can’t be opened", () => ["Another program may be using it. Close that, and press Speak again."]],
+  file: ["This file can’t be decoded", () => ["The browser decodes WAV, and mostly MP3, Ogg, FLAC and MP4."]],
+  long: ["This file is too long", () => ["At most 60 seconds can be sent."]],
+  other: ["That did not work", (error) => [line(error.message)]],
+};
+
+const minutes = (ms) => `${Math.floor(ms / 60_000)}:${String(Math.floor(ms / 1000) % 60).padStart(2, "0")}`;
+
+/** @param link of the device; signal: ends everything; isSpeechOff: () => boolean */
+export function speakingPanel({link, signal, isSpeechOff}) {
+  const level = new Level();
+  const words = new Words("The words appear here as they are recognized.");
+  const speak = h("button", {class: "button primary large", type: "button", "data-key": "speak"});
+  const chooser = h("input", {type: "file", accept: "audio/*,.wav", hidden: true, "aria-label": "Sound file"});
+  const file = h("button", {class: "button large", type: "button", on: {click: () => chooser.click()}}, icon("file"), "Send a WAV file");
+  const status = h("p", {class: "small muted number", role: "status"});
+  const notes = h("div", {class: "notes", role: "alert"});
+  const hint = h("span", {class: "escape", hidden: true}, h("kbd", {class: "kbd"}, "Esc"), " stops");
+  let source = null; // {what, stop}: what is being sent, or about to be
+  let tick = null;
+  let dropped = 0;
+  let isOff = false;
+
+  function draw() {
+    const isOpen = link.isOpen;
+    const isSpeaking = source?.what === "microphone";
+    show(speak, icon(source ? "stop" : "try"), source ? "Stop" : "Speak");
+    speak.classList.toggle("is-live", isSpeaking && !source.isOpening);
+    speak.disabled = !isOpen || (!source && !mayHaveMicrophone());
+    hint.hidden = source === null;
+    file.disabled = !isOpen || source !== null;
+    if (!source && !isOpen) show(status, "Connect the device first.");
+  }
+
+  const trouble = (kind, error) => {
+    const [title, text] = TROUBLE[kind] ?? TROUBLE.other;
+    show(notes, note(kind === "insecure" ? "warn" : "bad", h("strong", {}, `${title}. `), text(error)));
+  };
+
+  /** Before anything is tried. */
+  function preface() {
+    isOff = isSpeechOff();
+    show(notes, isOff && note("warn", h("strong", {}, "Speech recognition is off. "), "This gateway counts audio and ignores it: no words will come. The setting is ", h("code", {}, "speech"), "."));
+    if (!mayHaveMicrophone()) trouble("insecure");
+  }
+
+  function onBlock({pcm, level: loudness}) {
+    level.push(loudness);
+    if (link.backlog > MAX_BACKLOG) dropped++;
+    else link.send(pcm);
+  }
+
+  function begin(what) {
+    const mine = {what, isOpening: true, stop: () => {}};
+    [source, dropped] = [mine, 0];
+    level.reset();
+    preface();
+    return mine;
+  }
+
+  /** Audio flows from now on. */
+  function flows(mine, name) {
+    mine.isOpening = false;
+    const began = performance.now();
+    const say = () => {
+      show(status, `${minutes(performance.now() - began)} · `, name, dropped ? ` · ${dropped} pieces dropped: the network is too slow` : null);
+      if (mine.what === "microphone" && level.isSilent(SILENT_S) && !notes.hasChildNodes()) {
+        show(notes, note("warn", h("strong", {}, "Nothing to hear. "), "Is it the right microphone, and is it on?"));
+      }
+    };
+    status.removeAttribute("role"); // a clock is not worth an announcement
+    tick = setInterval(say, 500);
+    say();
+    draw();
+  }
+
+  function end(mine, text) {
+    if (source !== mine) return;
+    source = null;
+    clearInterval(tick);
+    status.setAttribute("role", "status");
+    show(status, text);
+    level.reset();
+    // Without this the utterance ends with 0.8 s of silence, of which nothing is sent.
+    link.send('{"type":"audio_end"}');
+    draw();
+  }
+
+  async function startMicrophone() {
+    const mine = begin("microphone");
+    show(status, "Waiting for the microphone. The browser may ask for permission.");
+    draw();
+    try {
+      const gone = new AbortController();
+      mine.stop = () => gone.abort();
+      const microphone = await openMicrophone({onBlock, onEnd: () => stop("The microphone is gone."), signal: AbortSignal.any([signal, gone.signal])});
+      if (source !== mine) return void microphone.stop();
+      mine.stop = microphone.stop;
+      flows(mine, `${line(microphone.label || "Microphone")}, ${microphone.rateHz / 1000} kHz to 16 kHz`);
+    } catch (error) {
+      if (source !== mine || signal.aborted) return;
+      source = null;
+      show(status);
+      trouble(error.kind, error);
+      draw();
+    }
+  }
+
+  async function sendFile(chosen) {
+    const mine = begin("file");
+    const cancel = new AbortController();
+    mine.stop = () => cancel.abort();
+    show(status, "Decoding…");
+    draw();
+    try {
+      const samples = await readFile(chosen);
+      if (source !== mine) return;
+      flows(mine, line(chosen.name));
+      await play(samples, {onBlock, signal: AbortSignal.any([signal, cancel.signal])});
+      end(mine, "Sent.");
+    } catch (error) {
+      if (source !== mine || signal.aborted) return;
+      source = null;
+      show(status);
+      trouble(error.kind, error);
+      draw();
+    }
+  }
+
+  async function stop(text = "") {
+    const mine = source;
+    if (mine === null) return;
+    await mine.stop();
+    end(mine, text);
+  }
+
+  speak.addEventListener("click", () => (source ? stop() : startMicrophone()));
+  chooser.addEventListener("change", () => {
+    const [chosen] = chooser.files;
+    chooser.value = "";
+    if (chosen && source === null) sendFile(chosen);
+  });
+  addEventListener("keydown", (event) => event.key === "Escape" && !event.defaultPrevented && stop(), {signal});
+  addEventListener("pagehide", () => stop(), {signal});
+  signal.addEventListener("abort", () => {
+    clearInterval(tick);
+    source?.stop();
+    source = null;
+  });
+  preface();
+  draw();
+
+  return {
+    element: panel(
+      "Speak",
+      h("div", {class: "speaking"}, h("div", {class: "buttons"}, speak, file, chooser), notes, level.element, status, words.element),
+      {side: hint},
+    ),
+    /** A message has come. */
+    take: (message) => words.take(message),
+    /** The gateway may have said whether speech is on. */
+    learned() {
+      if (isSpeechOff() !== isOff) preface();
+    },
+    /** The connection has come, or gone. */
+    changed() {
+      if (!link.isOpen && source !== null) {
+        stop("The connection has ended, so the microphone is off.");
+        words.cut();
+      } else if (link.isOpen && source === null) {
+        show(status, isOff ? "" : "Ready.");
+      }
+      draw();
+    },
+  };
+}

@@ -1,0 +1,242 @@
+"""The page *Try it* in a real browser: a device that speaks, receives, and comes back after each end."""
+
+from __future__ import annotations
+
+import json
+import re
+import struct
+import time
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from cocoa_tornado.identity.keys import Signer
+from cocoa_tornado.identity.minting import TokenRequest, mint
+from cocoa_tornado.mailboxes.memory import MemoryMailbox
+from cocoa_tornado.rules.close_codes import REPLACED
+from cocoa_tornado.rules.identity import TokenPolicy
+from testing.browser import CHROMIUM
+from testing.chromium import Page, by_text, chromium
+from testing.waiting import eventually
+
+from ..admin.conftest import StartAdmin, admin_token, ask
+from ..harness import Harness
+from ..identity.material import private_pem, public_pem
+
+pytestmark = [
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed"),
+    pytest.mark.gen_test(timeout=120),
+]
+
+DEMO: Final = Path(__file__).parents[2] / "demo"
+MICROPHONE: Final = (
+    *("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"),
+    f"--use-file-for-fake-audio-capture={DEMO / 'digits.wav'}%noloop",
+)
+CONNECT, SPEAK = "document.querySelector('[data-key=connect]')", "document.querySelector('[data-key=speak]')"
+WORDS: Final = "document.querySelector('.finals').innerText"
+JOURNAL: Final = "document.querySelector('.journal').innerText"
+
+
+async def opened(page: Page, gateway: Harness, host: str = "127.0.0.1") -> None:
+    """Sign in, and go to the page."""
+    await page.go(f"http://{host}:{gateway.port}/#token={admin_token()}")
+    await page.until("document.querySelector('nav') !== null")
+    await page.evaluate("location.hash = '#/try'")
+    await page.until(f"{CONNECT} !== null")
+
+
+async def connected(page: Page, device_id: str) -> None:
+    """Connect as a device, by keyboard."""
+    await page.fill("[name=device]", device_id)
+    await page.press("Enter")
+    await until_pill(page, "connected")
+
+
+async def until_pill(page: Page, text: str) -> None:
+    await page.until(f"[...document.querySelectorAll('.pill')].some((each) => each.textContent === {json.dumps(text)})")
+
+
+async def until_in(page: Page, where: str, pattern: str) -> None:
+    await page.until(f"new RegExp({json.dumps(pattern)}, 's').test({where})")
+
+
+def is_connected(gateway: Harness, device_id: str) -> bool:
+    return gateway.gateway.hub.get_client_by_device(device_id) is not None
+
+
+async def test_words_appear_as_one_speaks_into_the_microphone_or_sends_a_file(
+    start_admin: StartAdmin, tmp_path: Path
+) -> None:
+    gateway = await start_admin(speech="pocketsphinx://", mailbox="memory://")
+    async with chromium(tmp_path / "profile", *MICROPHONE) as browser:
+        page = await browser.page("about:blank")
+        await opened(page, gateway)
+        assert re.fullmatch(
+            r"try-[a-z]+-[a-z]+-\d\d", await page.evaluate("document.querySelector('[name=device]').value")
+        )
+        await connected(page, "doll")
+        await page.until(f"!{SPEAK}.disabled && ({SPEAK}.focus(), true)")
+        await page.press("Enter")
+        await page.until("document.querySelector('.partials p') !== null")
+        await until_in(page, WORDS, "two|nine|three")
+        assert await page.evaluate("document.querySelector('.finals').getAttribute('aria-live')") == "polite"
+        assert await page.evaluate("document.querySelector('.partials [aria-live], .journal [aria-live]')") is None
+        assert await page.evaluate("document.querySelectorAll('.level rect').length") > 20
+        # Each final has a cursor, and the page acknowledges it.
+        mailbox = gateway.gateway.mailbox
+        assert isinstance(mailbox, MemoryMailbox)
+        await eventually(lambda: mailbox.counters.acknowledged > 0)
+        await page.press("Escape")
+        await page.until(f"{SPEAK}.textContent === 'Speak'")
+        await until_in(page, JOURNAL, "audio_end")
+        # One bar that hardly moves for those who want no motion; and the file is heard as well.
+        await page.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-reduced-motion", "value": "reduce"}])
+        await choose(page, DEMO / "somewhere.wav")
+        await page.until("document.querySelectorAll('.level rect').length === 1")
+        await until_in(page, WORDS, "go somewhere")
+        await page.until(f"{SPEAK}.textContent === 'Speak'")
+        # Leaving the page ends it all, in the usual way.
+        await page.evaluate("location.hash = '#/'")
+        await eventually(lambda: not is_connected(gateway, "doll"))
+        events = (await ask(gateway, "GET", "/devices/doll")).body["events"]
+        assert [(event["event"], event["code"]) for event in events][-1] == ("closed", 1000)
+        assert (page.faults, page.dialogs) == ([], [])
+
+
+async def test_messages_go_both_ways_and_each_end_is_explained_and_survived(
+    start_admin: StartAdmin, tmp_path: Path
+) -> None:
+    gateway = await start_admin()
+    async with chromium(tmp_path / "profile", MICROPHONE[0]) as browser:
+        page = await browser.page("about:blank")
+        await opened(page, gateway)
+        await connected(page, "doll")
+        await page.until_text("Speech recognition is off.")
+        permission = {"permission": {"name": "microphone"}, "setting": "denied"}
+        await page.call("Browser.setPermission", **permission, origin=f"http://127.0.0.1:{gateway.port}")
+        await page.click(SPEAK)
+        await page.until_text("No permission to use the microphone.")
+        hostile = "<img src=x onerror=alert(1)>"
+        await page.fill("[name=text]", hostile)
+        await page.press("Enter")
+        await until_in(page, JOURNAL, f"received\\s*transcription {re.escape(hostile)}")
+        await page.click("document.querySelector('[name=way][value=up]')")
+        await page.fill("[name=text]", "from the doll")
+        await page.press("Enter")
+        await until_in(page, JOURNAL, "sent\\s*text from the doll")
+        # Kicked, and asked to come back after a second: it does.
+        assert (await ask(gateway, "DELETE", "/devices/doll/connections?reconnect_after=1")).body["closed"] == 1
+        await until_in(
+            page, JOURNAL, "Disconnected by an operator \\(4410, “disconnected by an operator”\\).*connected"
+        )
+        await until_pill(page, "connected")
+        # Its place was taken: it does not fight for it.
+        client = gateway.gateway.hub.get_client_by_device("doll")
+        assert client is not None
+        client.end(REPLACED)
+        await until_pill(page, "superseded")
+        await page.until_text("Another connection of the same device took the place of this one. (4409, “replaced by")
+        assert re.search(r"again in \d+ (min|s)", await page.evaluate("document.querySelector('.waiting').innerText"))
+        # The other one holds the device now.
+        other = await gateway.connect("doll")
+        await page.click(by_text("button", "Now"))
+        await page.until_text(
+            "Another connection of this device is open, and answers. (409, “Device already connected”)"
+        )
+        await other.close()
+        await page.until(f"{by_text('button', 'Now')}?.click() || document.querySelector('.pill.ok') !== null")
+        await page.click(by_text("button", "Disconnect"))
+        await eventually(lambda: not is_connected(gateway, "doll"))
+        # An id that no device may have.
+        await page.fill("[name=device]", "cocoa-canary-1")
+        await page.press("Enter")
+        await page.until_text("be a device\u2019s id.")
+        wide = "document.documentElement.scrollWidth - innerWidth"
+        await page.look(390, 844)
+        assert await page.evaluate(wide) <= 0
+        refusals = ("409", "400", "426", "WebSocket")
+        assert [fault for fault in page.faults if not any(word in fault for word in refusals)] == []
+        assert page.dialogs == []
+
+
+async def test_what_is_missing_has_a_clear_state(start_admin: StartAdmin, tmp_path: Path) -> None:
+    pem = tmp_path / "public.pem"
+    pem.write_bytes(public_pem("EC"))
+    gateway = await start_admin(jwt_secret="", jwt_key=(str(pem),), mailbox="memory://")
+    signer = Signer.from_pem(private_pem("EC"), "test")
+
+    def minted(now: float) -> str:
+        return mint(TokenRequest("signed elsewhere", 99), signer, TokenPolicy(), now)
+
+    async with chromium(tmp_path / "profile", "--host-resolver-rules=MAP gateway.test 127.0.0.1") as browser:
+        page = await browser.page("about:blank")
+        await opened(page, gateway)
+        await page.fill("[name=device]", "doll")
+        await page.press("Enter")
+        await page.until_text("make device tokens.")
+        # The focus is in the field for a token. One that has expired is refused, and another is asked for.
+        await page.until("document.activeElement.name === 'device-token'")
+        await page.fill("[name=device-token]", minted(0))
+        await page.press("Enter")
+        await page.until_text("The gateway does not accept this token.")
+        await page.fill("[name=device-token]", minted(time.time()))
+        await page.press("Enter")
+        await until_pill(page, "connected")
+        assert is_connected(gateway, "signed elsewhere")
+        await page.click(SPEAK)
+        await page.until_text("No microphone found.")
+        not_sound = tmp_path / "not sound.wav"
+        not_sound.write_bytes(b"RIFF, but nothing else")
+        await choose(page, not_sound)
+        await page.until_text("be decoded.")
+        await opened(page, gateway, "gateway.test")
+        await page.until_text("The microphone needs https.")
+        assert await page.evaluate(f"{SPEAK}.disabled")
+
+
+async def choose(page: Page, file: Path) -> None:
+    """Choose a file to send."""
+    await page.until("!document.querySelector('.speaking .button.large + .button.large').disabled")
+    chooser = await page.call("Runtime.evaluate", expression="document.querySelector('input[type=file]')")
+    await page.call("DOM.setFileInputFiles", files=[str(file)], objectId=chooser["result"]["objectId"])
+
+
+MEASURE: Final = """
+import("/console/js/try/resampler.js").then(({Resampler, toPcm}) => {
+  const tone = (hz, rate) => Float32Array.from({length: rate}, (_, at) => Math.sin((2 * Math.PI * hz * at) / rate));
+  const level = (samples) => 10 * Math.log10(samples.reduce((sum, each) => sum + each * each, 0) / samples.length);
+  const results = [];
+  for (const rate of [8000, 16000, 22050, 44100, 48000, 96000]) {
+    for (const hz of [440, 1000, 3400, 10000, 15000].filter((each) => each < rate / 2)) {
+      const resampler = new Resampler(rate);
+      const [input, output] = [tone(hz, rate), []];
+      // As the audio thread gives them, and in other pieces, too.
+      for (let at = 0, size = 128; at < input.length; at += size, size = size === 128 ? 1 : 128) {
+        output.push(...resampler.push(input.subarray(at, at + size)));
+      }
+      output.push(...resampler.flush());
+      const [middle, wanted] = [output, tone(hz, 16000)].map((each) => each.slice(800, -800));
+      const error = level(middle.map((each, at) => each - wanted[at]));
+      results.push({rate, hz, length: output.length, db: level(middle) - level(wanted), error});
+    }
+  }
+  return {results, pcm: [...new Uint8Array(toPcm(Float32Array.of(0, 1, -1, 2, -2, 0.5)))]};
+})
+"""
+
+
+async def test_tones_keep_their_level_and_time_or_vanish_above_8_khz(gateway: Harness, tmp_path: Path) -> None:
+    async with chromium(tmp_path / "profile") as browser:
+        page = await browser.page(f"http://127.0.0.1:{gateway.port}/")
+        measured = await page.evaluate(MEASURE)
+    for tone in measured["results"]:
+        assert tone["length"] == 16_000
+        if tone["hz"] < 8_000:
+            assert abs(tone["db"]) < 0.01, tone
+            assert tone["error"] < -70, tone  # shifted by a thousandth of a sample it would be more
+        else:
+            assert tone["db"] < -80, tone
+    values = struct.unpack("<6h", bytes(measured["pcm"]))
+    assert values == (0, 32_767, -32_767, 32_767, -32_767, 16_384)
