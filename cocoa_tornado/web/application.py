@@ -42,7 +42,7 @@ from .token_handler import TokenHandler
 from .upgrading import Upgrader
 
 Routes = Sequence[tuple[str, type[RequestHandler], dict[str, object]]]
-"""Of another package: pattern, handler, and what its ``initialize`` gets beside the context."""
+"""Pattern, handler, and what its ``initialize`` gets beside the context."""
 
 
 def make_application(
@@ -52,38 +52,33 @@ def make_application(
 
     :param admin_routes: those of the admin API, unless it has a listener of its own
     """
-    shared: dict[str, object] = {"context": context}
-    return Application(
-        [
-            *_with(shared, admin_routes),
-            (DEVICE_PATH, DeviceHandler, shared | {"upgrader": upgrader}),
-            (r"/api/v1/auth/token", TokenHandler, shared),
-            (r"/api/v1/audio/stream", AudioStreamHandler, shared),
-            (r"/api/v1/transcriptions", PublishHandler, shared),
-            (r"/api/v1/health", HealthHandler, shared),
-            (r"/api/v1/ready", ReadyHandler, shared),
-            (r"/metrics", MetricsHandler, shared),
-            (r"/api/v1/openapi.json", OpenApiHandler, shared),
-        ],
-        default_handler_class=NotFoundHandler,
-        default_handler_args=shared,
-        log_function=access_log.add_handled,
-    )
+    own: Routes = [
+        (DEVICE_PATH, DeviceHandler, {"upgrader": upgrader}),
+        (r"/api/v1/auth/token", TokenHandler, {}),
+        (r"/api/v1/audio/stream", AudioStreamHandler, {}),
+        (r"/api/v1/transcriptions", PublishHandler, {}),
+        (r"/api/v1/health", HealthHandler, {}),
+        (r"/api/v1/ready", ReadyHandler, {}),
+        (r"/metrics", MetricsHandler, {}),
+        (r"/api/v1/openapi.json", OpenApiHandler, {}),
+    ]
+    return _application(context, access_log, [*admin_routes, *own])
 
 
 def make_admin_application(context: WebContext, access_log: AccessLog, admin_routes: Routes) -> Application:
     """The application of the admin API's own listener: it has no other routes."""
+    return _application(context, access_log, admin_routes)
+
+
+def _application(context: WebContext, access_log: AccessLog, routes: Routes) -> Application:
     shared: dict[str, object] = {"context": context}
+    handlers: list[Any] = [(pattern, handler, shared | more) for pattern, handler, more in routes]
     return Application(
-        _with(shared, admin_routes),
+        handlers,
         default_handler_class=NotFoundHandler,
         default_handler_args=shared,
         log_function=access_log.add_handled,
     )
-
-
-def _with(shared: dict[str, object], routes: Routes) -> list[Any]:
-    return [(pattern, handler, shared | more) for pattern, handler, more in routes]
 
 
 class RequestFilter(HTTPServerConnectionDelegate):
