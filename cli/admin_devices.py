@@ -232,7 +232,8 @@ def queue_shown(queue: int) -> Cell:
 
 def _about(value: dict[str, Any]) -> Iterator[str]:
     connections, events = value["connections"], value["events"]
-    state = Cell(_counted(len(connections), "connection"), "green") if connections else Cell("not connected", "red")
+    held = f"yes, {_counted(len(connections), 'connection')}"
+    state = Cell(held, "green") if connections else Cell("no", "red")
     yield from facts(
         {
             "device": plain(value["device_id"]),

@@ -117,8 +117,13 @@ def _traced(value: Mapping[str, Any]) -> Iterator[str]:
     )
     yield ""
     if value["devices"]:
-        rows: list[Row] = [[plain(each["device_id"]), _outcome(each["outcome"])] for each in value["devices"]]
-        yield from table(("DEVICE", "OUTCOME"), rows)
+        notes = value.get("notes") or {}
+        rows: list[Row] = [
+            [plain(each["device_id"]), _outcome(each["outcome"]), plain(notes.get(each["device_id"]))]
+            for each in value["devices"]
+        ]
+        columns = 3 if notes else 2
+        yield from table(("DEVICE", "OUTCOME", "NOTE")[:columns], [row[:columns] for row in rows])
         yield ""
     counts = Counter(each["outcome"] for each in value["devices"]) | Counter(value["counts"])
     yield from table(

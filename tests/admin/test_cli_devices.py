@@ -92,14 +92,14 @@ async def test_a_device_is_shown_with_its_connections_box_and_events(start_admin
     await gateway.publish("doll", "hello")
     await device.read_until(TEXT)
     lines = await done(gateway, "device", "doll")
-    assert [words(line)[1] for line in lines[:4]] == ["doll", "99", "-", "1 connection"]
+    assert [words(line)[1] for line in lines[:4]] == ["doll", "99", "-", "yes, 1 connection"]
     assert lines[4].startswith("box")
     assert words(lines[7])[0] == "here"
     assert words(lines[-1])[1:] == ["here", "connected", "101"]
 
     await eventually(lambda: gateway.gateway.broker.status().lag == 0)
     lines = await done(gateway, "device", "away")
-    assert words(lines[3])[1] == "not connected"
+    assert words(lines[3])[1] == "no"
     assert lines[4].split()[1:3] == ["1", "message,"]
     assert lines[4].endswith("acknowledged: nothing, ever")
 
