@@ -81,6 +81,11 @@ class Page:
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         await self.call("Emulation.setEmulatedMedia", features=[scheme])
 
+    def faults_but(self, *statuses: int) -> list[str]:
+        """The faults, without the browser's lines about answers of these statuses."""
+        known = [f"responded with a status of {status} " for status in statuses]
+        return [fault for fault in self.faults if not any(each in fault for each in known)]
+
     async def go(self, url: str) -> None:
         """Open a URL, and wait until it has loaded."""
         self._loaded.clear()
@@ -96,11 +101,11 @@ class Page:
         return answer["result"].get("value")
 
     async def until(self, script: str) -> Any:
-        """Evaluate an expression until it is true, and return its value."""
-        found = None
+        """Evaluate an expression until it is true, and return its value; of an element, True."""
+        value, found = f"((value) => value instanceof Node || value)({script})", None
         try:
             async with asyncio.timeout(PATIENCE_S):
-                while not (found := await self.evaluate(script)):
+                while not (found := await self.evaluate(value)):
                     await asyncio.sleep(0.05)
         except TimeoutError:
             text = await self.evaluate("document.body.innerText")

@@ -11,7 +11,7 @@ const TOP = 8;
 function ceiling(value) {
   if (!(value > 0)) return 1;
   const base = 10 ** Math.floor(Math.log10(value));
-  return [1, 2, 5, 10].map((step) => step * base).find((round) => round >= value * 0.999);
+  return [1, 2, 5, 10].map((step) => step * base).find((round) => round >= value * 1.04) ?? base * 20;
 }
 
 /** Parts of a path, one for each unbroken run of numbers. */

@@ -1,4 +1,7 @@
-// Elements without markup. Every string becomes text, so nothing that a device or a backend says is parsed.
+// Elements without markup. Every string becomes text, so nothing that a device or a backend says is parsed, and every
+// character of it that is invisible or turns the direction is written out.
+
+import {lines} from "./format.js";
 
 const SVG = "http://www.w3.org/2000/svg";
 const PROPERTIES = new Set(["checked", "disabled", "hidden", "open", "readOnly", "required", "selected", "value"]);
@@ -13,7 +16,7 @@ function fill(element, props, children) {
     } else if (/^(on|style|srcdoc)/.test(name)) {
       throw new TypeError(`${name} is code or style`);
     } else if (value !== false) {
-      element.setAttribute(name, value === true ? "" : String(value));
+      element.setAttribute(name, value === true ? "" : lines(value));
     }
   }
   append(element, children);
@@ -24,7 +27,7 @@ function fill(element, props, children) {
 export function append(element, ...children) {
   for (const child of children.flat(Infinity)) {
     if (child === null || child === undefined || child === false) continue;
-    element.append(child instanceof Node ? child : document.createTextNode(String(child)));
+    element.append(child instanceof Node ? child : document.createTextNode(lines(child)));
   }
   return element;
 }

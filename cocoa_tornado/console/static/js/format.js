@@ -37,6 +37,7 @@ const UNITS = [["d", 86400], ["h", 3600], ["min", 60], ["s", 1]];
 
 /** A duration in its two largest units: 3 h 12 min. */
 export function duration(seconds) {
+  if (!Number.isFinite(seconds)) return "–";
   if (seconds < 1) return "0 s";
   const at = UNITS.findIndex(([, size]) => seconds >= size);
   const [unit, size] = UNITS[at];
@@ -71,7 +72,7 @@ export const number = (value) => (value === null || value === undefined ? "–" 
 /** A rate: 0, 0.5, 12, 3,400 */
 export function rate(value) {
   if (value === null || value === undefined || Number.isNaN(value)) return "–";
-  return value >= 10 || value === 0 ? number(Math.round(value)) : value.toFixed(value >= 0.95 ? 1 : 2);
+  return value >= 10 || Number.isInteger(value) ? number(Math.round(value)) : value.toFixed(value >= 0.95 ? 1 : 2);
 }
 
 export const plural = (count, word, many = `${word}s`) => `${number(count)} ${count === 1 ? word : many}`;

@@ -39,7 +39,7 @@ let leave = new AbortController();
 function makeFrame() {
   const main = h("main", {id: "main", tabindex: -1});
   const banner = h("div", {id: "banner", role: "status"});
-  const content = h("div");
+  const content = h("div", {class: "stack"});
   const nav = h("nav", {class: "nav", id: "nav", "aria-label": "Pages"});
   const menu = h("button", {class: "button quiet icon menu", type: "button", "aria-label": "Menu", "aria-expanded": "false", "aria-controls": "nav"}, icon("menu"));
   const openMenu = (isOpen) => {

@@ -164,9 +164,16 @@ export function action(label, run, {kind = "", scope = "admin:write", size = "",
       toastError(error);
     } finally {
       button.disabled = false;
+      if (document.activeElement === null || document.activeElement === document.body) focusAgain(key);
     }
   });
   return button;
+}
+
+/** The focus is lost with what had it: give it to what took its place, or to the page's title. */
+function focusAgain(key) {
+  const buttons = [...document.querySelectorAll("[data-key]")];
+  (buttons.find((each) => each.dataset.key === key && !each.disabled) ?? document.querySelector("main h1"))?.focus();
 }
 
 /** Ask before doing something. The focus returns to where it was.

@@ -40,9 +40,9 @@ export function render(main, {parts, signal}) {
   document.title = `${line(deviceId)} · cocoa console`;
   const state = h("span", {role: "status"});
   const buttons = h("div", {class: "buttons"});
-  const body = h("div", {}, loading(6));
+  const body = h("div", {class: "stack"}, loading(6));
   main.append(
-    pageHead([h("span", {class: "unseen"}, "Device "), id(deviceId)], {actions: buttons, before: h("a", {class: "button quiet icon", href: href(["devices"]), "aria-label": "All devices"}, "←")}),
+    pageHead([h("span", {class: "unseen"}, "Device "), id(deviceId)], {actions: buttons, before: h("a", {class: "button quiet icon", href: href(["devices"]), "aria-label": "All devices", title: "All devices"}, icon("back"))}),
     body,
   );
   main.querySelector("h1").after(state);

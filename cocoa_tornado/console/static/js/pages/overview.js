@@ -119,10 +119,12 @@ const WATCHED = [
   ["queues", "Slow readers", "messages their sockets have not taken", (row) => [deviceLink(row.device_id), plural(row.queue, "message")]],
   ["reconnects", "Coming back again and again", "refused, or connected for less than five minutes", (row) => [deviceLink(row.device_id), `${number(row.count)} times`]],
   ["loops", "Going round in circles", "they get the same message again, and never acknowledge it", (row) => [deviceLink(row.device_id), `${number(row.count)} times`]],
-  ["round_trips", "Longest round trips", "of the last ping", (row) => [deviceLink(row.device_id), milliseconds(row.rtt_ms)]],
+  ["round_trips", "Longest round trips", "a tenth of a second or more for the last ping", (row) => [deviceLink(row.device_id), milliseconds(row.rtt_ms)]],
 ];
 
 function watched(top) {
+  const slow = top.round_trips?.filter((row) => row.rtt_ms >= 100);
+  top = {...top, round_trips: slow};
   const found = WATCHED.filter(([name]) => top[name]?.length);
   if (!found.length) return nothing("Nothing stands out", "Devices that read slowly, come back again and again, or get the same message in a loop are listed here.");
   return found.map(([name, label, why, row]) =>
@@ -135,7 +137,7 @@ function watched(top) {
 
 export function render(main, {signal}) {
   const state = h("span");
-  const body = h("div", {}, loading(6));
+  const body = h("div", {class: "stack"}, loading(6));
   main.append(pageHead(title, {actions: state}), body);
   let drawn = null;
 

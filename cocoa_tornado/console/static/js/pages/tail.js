@@ -31,14 +31,15 @@ function words(event) {
 function details(event) {
   if (event.event === "message") {
     const about = [event.priority !== "normal" && event.priority, event.interim && "interim", event.age_ms !== null && event.age_ms !== undefined && `${milliseconds(event.age_ms)} old`].filter(Boolean).join(", ");
-    return [words(event), h("span", {class: "muted small"}, event.id && [traceLink(event.id), about && " · "], about)];
+    return [h("div", {class: "what"}, words(event)), h("div", {class: "meta"}, event.id && [traceLink(event.id), about && " · "], about)];
   }
-  if (event.event === "lost") return h("strong", {}, event.lost === null || event.lost === undefined ? "events are missing here" : `${plural(event.lost, "event")} missing here`);
-  return [event.code ? h("span", {class: "number"}, `${event.event === "refused" ? "status" : "code"} ${event.code} `) : "", h("span", {class: "muted small"}, "at ", id(event.server))];
+  if (event.event === "lost") return h("strong", {class: "what"}, event.lost === null || event.lost === undefined ? "events are missing here" : `${plural(event.lost, "event")} missing here`);
+  const code = event.code && event.event !== "connected" ? `${event.event === "refused" ? "status" : "code"} ${event.code}` : "";
+  return [h("div", {class: "what number"}, code), h("div", {class: "meta"}, "at ", id(event.server))];
 }
 
 const row = (event) =>
-  h("li", {}, time(event.at, {ms: true, date: "never"}), pill(MARKS[event.event] ?? "", line(event.event)), h("span", {class: "what"}, event.device_id ? deviceLink(event.device_id) : id(event.server)), h("span", {class: "what"}, details(event)));
+  h("li", {}, time(event.at, {ms: true, date: "never"}), pill(MARKS[event.event] ?? "", line(event.event)), h("div", {class: "whose"}, event.device_id ? deviceLink(event.device_id) : id(event.server)), details(event));
 
 const searched = (event) => `${event.device_id ?? ""}\n${event.id ?? ""}\n${event.text ?? ""}\n${event.server}`.toLowerCase();
 
@@ -144,7 +145,7 @@ export function render(main, {query, signal}) {
     if (waiting.length > KEPT) waiting.shift();
     if (!isDue) {
       isDue = true;
-      requestAnimationFrame(draw);
+      setTimeout(draw, 60);
     }
   }
 

@@ -5,6 +5,7 @@ import {h, refresh, show} from "../dom.js";
 import {clock, line, lines, milliseconds, number, plural} from "../format.js";
 import {kindOf, meaningOf} from "../outcomes.js";
 import {deviceLink, failed, field, id, input, loading, missingNote, nothing, pageHead, panel, pill, table, time} from "../parts.js";
+import {pretty} from "../record.js";
 import {go, href} from "../router.js";
 
 export const title = "Trace";
@@ -28,7 +29,7 @@ export function render(main, {parts, signal}) {
     event.preventDefault();
     if (control.value.trim()) go(["trace", control.value.trim()]);
   });
-  const body = h("div");
+  const body = h("div", {class: "stack"});
   main.append(pageHead(title, {lead: "What became of a message, after the fact, over all servers."}), panel(null, form), body);
   if (messageId === "") {
     show(body, panel(null, nothing("Name a message", "A record’s own id, or its topic, partition and offset. The ", h("a", {href: href(["tail"])}, "live tail"), " and whatever you ", h("a", {href: href(["send"])}, "send"), " link here."), {bare: true}));
@@ -51,7 +52,7 @@ export function render(main, {parts, signal}) {
   function draw(trace) {
     const {steps, devices, counts, missing} = trace;
     const rows = devices.map((row) => ({...row, outcome: row.outcome ?? "unknown"}));
-    const text = trace.text !== undefined && trace.text !== null ? h("pre", {class: "block", tabindex: 0}, lines(trace.text)) : trace.length !== undefined && trace.length !== null && h("p", {class: "muted"}, `${plural(trace.length, "byte")}; its text needs the scope admin:text.`);
+    const text = trace.text !== undefined && trace.text !== null ? h("pre", {class: "block", tabindex: 0}, lines(pretty(trace.text))) : trace.length !== undefined && trace.length !== null && h("p", {class: "muted"}, `${plural(trace.length, "byte")}; its text needs the scope admin:text.`);
     refresh(
       body,
       missingNote(missing),
@@ -76,10 +77,10 @@ const COLUMNS = [
 
 function timeline(steps) {
   const first = steps.find((step) => step.at !== null)?.at;
-  const start = first === undefined ? null : Date.parse(first);
-  const rows = steps.map(({at, server, step}) => {
-    const moment = at === null ? null : new Date(at);
-    const since = moment === null || start === null ? "" : moment.getTime() === start ? clock(moment, {ms: true}) : `+ ${milliseconds(moment.getTime() - start)}`;
+  const start = Date.parse(first);
+  const rows = steps.map(({at: stamp, server, step}, at) => {
+    const moment = Number.isNaN(Date.parse(stamp)) ? null : new Date(stamp);
+    const since = moment === null ? "" : at === 0 ? clock(moment, {ms: true}) : `+ ${milliseconds(moment.getTime() - start)}`;
     const utc = moment && `${moment.toISOString().replace("T", " ").replace("Z", "")} UTC`;
     return h(
       "li",

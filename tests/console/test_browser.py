@@ -1,0 +1,255 @@
+"""The console in a real browser: what an operator sees and does, by keyboard, on a phone, and among hostile text."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+from websockets.asyncio.client import ClientConnection
+from websockets.exceptions import ConnectionClosed
+
+from testing.browser import CHROMIUM
+from testing.chromium import Page, by_text, chromium
+
+from ..admin.conftest import BASE, StartAdmin, admin_token, ask, send
+from ..harness import RESULTS, Harness
+
+pytestmark = [
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed"),
+    pytest.mark.gen_test(timeout=120),
+]
+
+PAGES: Final = ("", "devices", "devices/doll", "tail", "trace", "trace/m1", "send", "explain", "quarantine", "try")
+
+
+def link(gateway: Harness, *scopes: str) -> str:
+    port = gateway.gateway.admin_port or gateway.port
+    return f"http://127.0.0.1:{port}/#token={admin_token(*scopes)}"
+
+
+async def visit(page: Page, way: str) -> None:
+    """Go to a page of the console, and wait until it no longer loads."""
+    await page.evaluate(f"location.hash = {json.dumps(f'#/{way}')}")
+    await page.until("document.querySelector('main h1') && !document.querySelector('.skeleton')")
+
+
+async def closed(device: ClientConnection) -> int | None:
+    """Read until the end; returns the close code."""
+    try:
+        while True:
+            await device.recv()
+    except ConnectionClosed as error:
+        return None if error.rcvd is None else error.rcvd.code
+
+
+async def test_the_link_signs_in_and_leaves_no_token_and_an_operator_disconnects_a_device_by_keyboard(
+    start_admin: StartAdmin, tmp_path: Path
+) -> None:
+    gateway = await start_admin(server_name="a")
+    device = await gateway.connect("doll")
+    async with chromium(tmp_path / "profile") as browser:
+        page = await browser.page(link(gateway))
+        await page.until_text("Connected devices")
+        await page.until("document.querySelector('.stat strong')?.textContent === '1'")
+        assert await page.evaluate("location.href") == f"http://127.0.0.1:{gateway.port}/#/"
+        assert await page.evaluate("history.length") <= 2
+        kept = "JSON.stringify([localStorage.length, sessionStorage.length, document.cookie])"
+        assert await page.evaluate(kept) == '[0,0,""]'
+        # From here on by keyboard alone: the link in the navigation, the device, its button, the dialog.
+        await tab_to(page, "document.activeElement.textContent === 'Devices'")
+        await page.press("Enter")
+        await page.until_text("1 device")
+        await page.until("document.activeElement.tagName === 'H1'")
+        await tab_to(page, "document.activeElement.textContent === 'doll'")
+        await page.press("Enter")
+        await page.until(
+            "document.querySelector('h1').textContent.includes('doll') && document.activeElement.tagName === 'H1'"
+        )
+        await page.until_text("connected")
+        await tab_to(page, "document.activeElement.textContent === 'Disconnect'")
+        await page.press("Enter")
+        await page.until("document.querySelector('dialog[open] input') === document.activeElement")
+        await page.press("Escape")
+        await page.until("!document.querySelector('dialog')")
+        await page.until("document.activeElement.textContent === 'Disconnect'")
+        await page.press("Enter")
+        await page.until("document.querySelector('dialog[open]')")
+        await page.press("Enter")
+        assert await closed(device) == 4410
+        await page.until_text("1 connection closed.")
+        await page.until_text("Not connected")
+        await page.until_text("closed 4410")
+        assert (page.faults, page.dialogs) == ([], [])
+
+
+async def tab_to(page: Page, condition: str) -> None:
+    """Press Tab until the focus is where it is to be."""
+    for _ in range(60):
+        if await page.evaluate(condition):
+            return
+        await page.press("Tab")
+    raise AssertionError(f"no Tab leads there: {condition}")
+
+
+async def test_a_message_is_sent_seen_and_traced_and_a_rejected_record_put_back_once(
+    start_admin: StartAdmin, tmp_path: Path
+) -> None:
+    gateway = await start_admin(admin_port=0)
+    device = await gateway.connect("doll")
+    await gateway.gateway.broker.publish(RESULTS, "doll", b'{"text":"for whom?"}')
+    async with chromium(tmp_path / "profile") as browser:
+        tail = await browser.page(link(gateway))
+        await visit(tail, "tail")
+        await tail.until_text("live")
+        page = await browser.page(link(gateway))
+        await visit(page, "send")
+        await page.fill("[placeholder='doll-1']", "doll")
+        await page.fill("textarea", "Good night")
+        await page.click(by_text("button", "Send"))
+        await page.until_text("Published.")
+        assert json.loads(await device.recv())["text"] == "Good night"
+        await tail.until_text("Good night")
+        message_id = await tail.until("document.querySelector('.tail .meta a')?.textContent")
+        await tail.click("document.querySelector('.tail .meta a')")
+        await tail.until(f"location.hash === '#/trace/{message_id}'")
+        await tail.until("document.querySelector('.trace li') && document.body.innerText.includes('written')")
+        assert "doll" in await tail.evaluate("document.querySelector('table').innerText")
+        # A record that no operator may put back twice.
+        await visit(page, "quarantine")
+        await page.until_text("no_device")
+        await page.click(by_text("button", "Put back as it is"))
+        await page.until_text("correct it first")
+        await page.click(by_text("button", "Correct…"))
+        await page.until("document.querySelector('dialog textarea')")
+        await page.fill("dialog textarea", '{"device_id":"doll","text":"for you"}')
+        row = (await ask_port(gateway, "GET", "/quarantine"))["records"][0]
+        await ask_port(
+            gateway, "POST", f"/quarantine/{row['partition']}/{row['offset']}/requeue", {"device_id": "doll"}
+        )
+        await page.click(by_text("dialog button", "Put back"))
+        await page.until_text("was put back already")
+        assert (page.faults_but(409, 400), tail.faults) == ([], [])
+
+
+async def ask_port(gateway: Harness, method: str, target: str, body: object = None) -> Any:
+    """One request to the admin API on its own port."""
+    data = b"" if body is None else json.dumps(body).encode()
+    response = await send(gateway, method, BASE + target, admin_token(), data, gateway.gateway.admin_port)
+    return json.loads(response.body)
+
+
+HOSTILE: Final = "<img src=x onerror=hacked=1>\"'><script>hacked=1</script><svg onload=hacked=1>javascript:hacked=1"
+SPOOF: Final = "\u202egnp.exe\u2066\u200b"
+CONTROL: Final = "\x1b[31mred\x07\x00"
+CLEAN: Final = """
+  typeof hacked === "undefined" && !document.querySelector("iframe, object, base, svg[onload]")
+  && [...document.querySelectorAll("img")].every((each) => each.getAttribute("src") === "console/icon.svg")
+  && [...document.querySelectorAll("script")].every((each) => each.getAttribute("src") === "console/js/main.js")
+  && [...document.querySelectorAll("a")].every((each) => each.getAttribute("href").startsWith("#"))
+  && !/[\\u202e\\u2066\\u200b\\u001b\\u0007\\u0000]/.test(document.body.textContent)
+"""
+
+LIES: Final = (Path(__file__).parent / "lies.js").read_text(encoding="utf-8")
+
+
+async def test_no_text_of_anybody_becomes_markup_code_or_an_invisible_trick(
+    start_admin: StartAdmin, tmp_path: Path
+) -> None:
+    gateway = await start_admin(mailbox="memory://")
+    device_id, group = f"<img src=x onerror=hacked=1>{SPOOF}", f'"><script>hacked=1</script>{SPOOF}'
+    token = gateway.token(device_id, user_id=HOSTILE, groups=[group], device_version=HOSTILE)
+    await gateway.connect_with(token)
+    record = {"device_id": device_id, "text": HOSTILE + SPOOF + CONTROL, "id": "<b>m1</b>"}
+    await gateway.gateway.broker.publish(RESULTS, device_id, json.dumps(record).encode())
+    await gateway.gateway.broker.publish(RESULTS, HOSTILE, json.dumps({"text": HOSTILE + SPOOF + CONTROL}).encode())
+    async with chromium(tmp_path / "profile") as browser:
+        page = await browser.page(link(gateway))
+        await page.until_text("Servers")
+        # Real ones first: what the rules let through.
+        await visit(page, "devices")
+        await page.until_text("<img src=x onerror=hacked=1>\\u202egnp.exe")
+        await page.click("document.querySelector('tbody a')")
+        await page.until_text("Last events")
+        assert await page.evaluate(CLEAN)
+        await visit(page, "quarantine")
+        await page.until_text("\\u001b[31mred")
+        assert await page.evaluate(CLEAN)
+        await visit(page, "trace/%3Cb%3Em1%3C%2Fb%3E")
+        await page.until_text("addressed")
+        assert await page.evaluate(CLEAN)
+        # Then every field of every answer.
+        await page.evaluate(LIES.replace("bad = HOSTILE", "bad = " + json.dumps(HOSTILE + SPOOF + CONTROL)))
+        for way in (*PAGES, "devices?group=x&members=1"):
+            await visit(page, way)
+            if way not in ("trace", "send", "explain", "try"):
+                await page.until("document.body.textContent.includes('onerror=hacked=1')")
+            for name in ("Explain", "Explain first", "Send", "Correct…"):
+                await page.evaluate(f"{by_text('main button', name)}?.click()")
+            await page.evaluate("new Promise((resolve) => setTimeout(resolve, 60))")
+            assert await page.evaluate(CLEAN), way
+            await page.evaluate("document.querySelectorAll('dialog').forEach((each) => each.close())")
+        await page.evaluate("globalThis.isFailing = true")
+        for way in PAGES:
+            await visit(page, way)
+            assert await page.evaluate(CLEAN), way
+        assert page.dialogs == []
+        assert page.faults == []
+
+
+async def test_every_page_fits_a_phone_and_says_what_the_token_does_not_permit(
+    start_admin: StartAdmin, tmp_path: Path
+) -> None:
+    gateway = await start_admin()
+    await gateway.connect("a-device-with-a-very-long-name-" + "x" * 90)
+    await gateway.connect("doll")
+    async with chromium(tmp_path / "profile") as browser:
+        page = await browser.page(link(gateway, "admin:read"), 390, 844, dark=True)
+        await page.until_text("Servers")
+        for way in PAGES:
+            await visit(page, way)
+            wide = await page.evaluate("document.documentElement.scrollWidth - innerWidth")
+            assert wide <= 0, way
+        # Reading is all that it may: what would write is there, and disabled.
+        await visit(page, "devices/doll")
+        await page.until(f"{by_text('button', 'Disconnect')}?.disabled")
+        await visit(page, "send")
+        await page.until_text("admin:write")
+        # The menu is a button here.
+        assert await page.evaluate("!document.querySelector('nav').checkVisibility()")
+        await page.click(by_text("button", "Menu"))
+        await page.click(by_text("nav a", "Quarantine"))
+        await page.until_text("Nothing in the quarantine")
+        assert await page.evaluate("!document.querySelector('nav').checkVisibility()")
+        # Another token may do nothing at all.
+        await page.evaluate(f"location.hash = '#token={admin_token('admin:text')}'")
+        await page.until_text("Not permitted")
+        for way in ("", "devices", "devices/doll", "tail", "trace/m1", "quarantine"):
+            await visit(page, way)
+            await page.until_text("admin:read")
+
+
+async def test_a_token_that_is_refused_leads_to_the_form_and_a_lost_server_to_a_banner(
+    start_admin: StartAdmin, tmp_path: Path
+) -> None:
+    gateway = await start_admin()
+    async with chromium(tmp_path / "profile") as browser:
+        page = await browser.page(f"http://127.0.0.1:{gateway.port}/")
+        await page.until("document.activeElement.id === 'token' && document.activeElement.type === 'password'")
+        await page.fill("#token", "rubbish")
+        await page.press("Enter")
+        await page.until_text("does not accept this token")
+        await page.fill("#token", admin_token(subject="<b>ann</b>"))
+        await page.press("Enter")
+        await page.until_text("<b>ann</b>")
+        await page.until_text("all ready")
+        theme = "getComputedStyle(document.documentElement).colorScheme"
+        assert await page.evaluate(theme) == "light dark"
+        await page.click(by_text("button", "Dark theme"))
+        assert await page.evaluate(theme) == "dark"
+        await page.evaluate("globalThis.fetch = async () => { throw new TypeError('gone'); }")
+        await page.until_text("Connection lost.")
+        await page.click(by_text("button", "Sign out"))
+        await page.until("document.querySelector('#token')")
+        assert (await ask(gateway, "GET", "/overview")).status == 200
