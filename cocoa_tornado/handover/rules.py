@@ -114,6 +114,7 @@ class _Sibling:
         "is_fenced",
         "joining",
         "leaving",
+        "looked_at",
         "number",
         "open",
         "open_bytes",
@@ -135,10 +136,16 @@ class _Sibling:
         self.awaited: list[tuple[str, _Moving]] | None = None  # the devices behind the fence that is under way
         self.awaited_since: tuple[int, float] | None = None  # the fence under way, and when it was first seen
         self.is_fenced = False  # in the phase BEGINNING
+        self.looked_at = 0  # what it had acknowledged at the last look
 
     @property
     def is_idle(self) -> bool:
         return not (self.open or self.unacknowledged)
+
+    def has_stopped(self) -> bool:
+        """Whether it has acknowledged nothing since the last call, although there is something to acknowledge."""
+        before, self.looked_at = self.looked_at, self.acknowledged
+        return before == self.acknowledged and not self.is_idle
 
     @property
     def last(self) -> int:
@@ -504,8 +511,12 @@ class Destinations:
         if self._phase is Phase.BEGINNING and now - self._began_at >= BEGIN_PATIENCE_S:
             self._stay_quiet(now)
             return self._give_up_beginning()
-        if self._phase is Phase.ON and any([self._is_overdue(sibling, now) for sibling in self._siblings.values()]):
-            # The sibling cannot read what the relay has for it: the devices that it has, or had, must not wait.
+        siblings = self._siblings.values()
+        is_overdue = any([self._is_overdue(sibling, now) for sibling in siblings])
+        hangs = any([sibling.has_stopped() for sibling in siblings])
+        if self._phase is Phase.ON and is_overdue and not hangs:
+            # The sibling cannot read what the relay has for it: the devices that it has, or had, must not wait. All
+            # records would wait for one that hangs, until it is killed.
             self._stay_quiet(now)
             return [*self._end(), *self._go_on()]
         return []

@@ -317,6 +317,27 @@ def test_a_sibling_that_returns_records_and_receives_no_fence_does_not_keep_its_
     assert isinstance(route, Route), "what comes next does not wait at all"
 
 
+def test_a_sibling_that_hangs_while_a_device_joins_it_lets_no_others_wait() -> None:
+    rules = Destinations(set())
+    done: list[int] = []
+    (ask,) = [*rules.up(2), *rules.announced(2, 1, ["a"], [])]
+    assert isinstance(ask, Ask)
+    rules.fenced(2, ask.number)
+    rules.take(delivery(["a"], lambda: done.append(1)), 0.0)
+    assert len([*rules.portions(2)]) == 1
+    (ask,) = rules.announced(2, 2, ["b"], [])
+    assert isinstance(ask, Ask)
+    for now in (1.0, 1.5, 2.0, 2.5, 3.0):
+        assert rules.look(now) == []
+        (route,) = rules.take(delivery(["here"], lambda: done.append(2)), now)
+        assert isinstance(route, Route), now
+        rules.routed(route.number)
+    for action in rules.down(2):
+        assert isinstance(action, Route)
+        rules.routed(action.number)
+    assert done == [2, 2, 2, 2, 2, 1]
+
+
 def test_a_route_at_which_the_router_fails_delays_no_device_that_joins_a_sibling() -> None:
     here: set[str] = set()
     rules = Destinations(here)
