@@ -162,10 +162,10 @@ def kick(admin: Admin, device_id: str | None, user: str | None, group: str | Non
 @click.option("--until", metavar="TIME", help="The end of the block, in RFC 3339: 2030-01-01T00:00:00Z.")
 @click.option("--for", "duration", metavar="DURATION", help="Instead of a time: 90s, 15m, 24h, 7d.")
 def block(admin: Admin, device_id: str, until: str | None, duration: str | None) -> None:
-    """Disconnect a device and refuse it (403), on all servers and through restarts.
+    """Disconnect a device and refuse it (403).
 
-    Without --until and --for it stays blocked until `cocoa admin unblock`. Blocking it again replaces the end. Messages
-    for it are still put into its box.
+    That holds on all servers and through restarts. Without --until and --for the device stays blocked until
+    `cocoa admin unblock`. Blocking it again replaces the end. Messages for it are still put into its box.
 
     \b
       cocoa admin block doll-1 --for 24h

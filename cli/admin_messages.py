@@ -55,7 +55,9 @@ def send(admin: Admin, **options: Any) -> None:
 @admin_command("trace")
 @click.argument("message_id", metavar="ID")
 def trace(admin: Admin, message_id: str) -> None:
-    """Show what became of a message: in one line, then the steps it has taken, and its outcome at each device.
+    """Show what became of a message.
+
+    First in one line, then the steps that it has taken, and its outcome at each device.
 
     ID is the message's own id or, with or without one, TOPIC/PARTITION/OFFSET of its record. The servers remember the
     last messages (trace_bytes), until they restart; others are searched for on the results topic, in the boxes and in

@@ -46,10 +46,10 @@ class Place(click.ParamType[tuple[int, int]]):
 )
 @click.option("--value", "only_value", is_flag=True, help="Print the value of the record, and nothing else.")
 def quarantine(admin: Admin, place: tuple[int, int] | None, limit: int | None, only_value: bool) -> None:
-    """List the records that were rejected, newest first, or show one.
+    """List the records that were rejected, or show one.
 
-    AT is when it was put there, FROM the record on its own topic. Values and headers are shown to a token with the
-    scope admin:text. `cocoa admin requeue` puts a record back.
+    The newest is the first. AT is when it was put there, FROM the record on its own topic. Values and headers are
+    shown to a token with the scope admin:text. `cocoa admin requeue` puts a record back.
 
     Exit status 1 if there is no such record.
 
@@ -84,7 +84,7 @@ def quarantine(admin: Admin, place: tuple[int, int] | None, limit: int | None, o
     help="A corrected value; - is standard input.  [default: as it was]",
 )
 def requeue(admin: Admin, place: tuple[int, int], value: BinaryIO | None) -> None:
-    """Put a record of the quarantine back on the results topic, once.
+    """Put a record of the quarantine back on its topic, once.
 
     PARTITION/OFFSET is from `cocoa admin quarantine`. With --value, the record's cocoa.* headers go. A record that is
     still invalid stays where it is, and may be tried again. What is printed is the id for `cocoa admin trace`.
