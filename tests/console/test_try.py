@@ -41,7 +41,8 @@ JOURNAL: Final = "document.querySelector('.journal').innerText"
 
 async def opened(page: Page, gateway: Harness, host: str = "127.0.0.1") -> None:
     """Sign in, and go to the page."""
-    await page.go(f"http://{host}:{gateway.port}/#token={admin_token()}")
+    port = gateway.gateway.admin_port or gateway.port
+    await page.go(f"http://{host}:{port}/#token={admin_token()}")
     await page.until("document.querySelector('nav') !== null")
     await page.evaluate("location.hash = '#/try'")
     await page.until(f"{CONNECT} !== null")
@@ -164,7 +165,8 @@ async def test_messages_go_both_ways_and_each_end_is_explained_and_survived(
 async def test_what_is_missing_has_a_clear_state(start_admin: StartAdmin, tmp_path: Path) -> None:
     pem = tmp_path / "public.pem"
     pem.write_bytes(public_pem("EC"))
-    gateway = await start_admin(jwt_secret="", jwt_key=(str(pem),), mailbox="memory://")
+    # The admin API has a port of its own, so that the page can't read what the devices' port answers.
+    gateway = await start_admin(jwt_secret="", jwt_key=(str(pem),), mailbox="memory://", admin_port=0)
     signer = Signer.from_pem(private_pem("EC"), "test")
 
     def minted(now: float) -> str:
@@ -227,10 +229,49 @@ import("/console/js/try/resampler.js").then(({Resampler, toPcm}) => {
 """
 
 
-async def test_tones_keep_their_level_and_time_or_vanish_above_8_khz(gateway: Harness, tmp_path: Path) -> None:
+# For each way to go on: the shortest and the longest wait in seconds, at the first and at the twentieth attempt.
+ENDINGS: Final = """
+import("/console/js/try/endings.js").then(({closed, refused, delay}) => {
+  const of = ({title, how}, options = {}) => {
+    const wait = (attempt, random) => delay({how}, attempt, {random: () => random, ...options}) / 1000;
+    return {title, how, waits: [wait(0, 0), wait(0, 1), wait(20, 0), wait(20, 1)]};
+  };
+  return {
+    closed: Object.fromEntries(CODES.map((code) => [code, of(closed(code))])),
+    refused: Object.fromEntries(STATUSES.map((status) => [status, of(refused(status))])),
+    asked: of(closed(1001), {askedMs: 1500}).waits,
+    later: of(refused(503), {retryAfterMs: 7000}).waits,
+  };
+})
+"""
+
+
+def documented(pattern: str) -> list[int]:
+    """The numbers at the beginning of the rows of a table in docs/protocol.rst."""
+    text = (
+        (DEMO.parent / "docs" / "protocol.rst").read_text(encoding="utf-8").partition("\nMessages to the device\n")[0]
+    )
+    return sorted({int(number) for number in re.findall(pattern, text, re.MULTILINE)})
+
+
+async def test_tones_keep_level_and_time_or_vanish_and_each_documented_end_has_words_and_a_delay(
+    gateway: Harness, tmp_path: Path
+) -> None:
+    codes, statuses = documented(r"^([14]\d{3})  "), documented(r"^(4\d\d|503)    [a-z`]")
+    assert (len(codes), len(statuses)) == (10, 8)
     async with chromium(tmp_path / "profile") as browser:
         page = await browser.page(f"http://127.0.0.1:{gateway.port}/")
         measured = await page.evaluate(MEASURE)
+        ends = await page.evaluate(ENDINGS.replace("CODES", str(codes)).replace("STATUSES", str(statuses)))
+    for code, end in ends["closed"].items():
+        assert end["title"] != "Closed" or code == "1000"
+    assert [end["title"] for end in ends["refused"].values() if end["title"] == "No connection"] == []
+    for end in (*ends["closed"].values(), *ends["refused"].values()):
+        assert end["waits"] == ([60, 300, 60, 300] if end["how"] == "slow" else [0, 1, 0, 60])
+    assert {code for code, end in ends["closed"].items() if end["how"] == "slow"} == {"1002", "1007", "4409"}
+    assert {code for code, end in ends["refused"].items() if end["how"] == "slow"} == {"400", "403", "404"}
+    assert ends["asked"] == [1.5] * 4
+    assert ends["later"] == [7, 8, 7, 67]
     for tone in measured["results"]:
         assert tone["length"] == 16_000
         if tone["hz"] < 8_000:

@@ -2,7 +2,7 @@
 
 import {api} from "../api.js";
 import {h, show} from "../dom.js";
-import {action, choice, field, input, pageHead, panel, toastError, traceLink} from "../parts.js";
+import {action, choice, field, id, input, pageHead, panel, toastError, traceLink} from "../parts.js";
 import {samples} from "../samples.js";
 import {devicePanel} from "../try/device_panel.js";
 import {Journal} from "../try/journal.js";
@@ -39,8 +39,8 @@ function sendPanel(link, deviceId) {
     }
     show(result, "Sending…");
     try {
-      const {id} = await api.post("messages", {device_id: deviceId(), text: text.value, timestamp: new Date().toISOString(), success: true});
-      show(result, "The broker has it: ", traceLink(id), link.isOpen ? null : ". The device is not connected.");
+      const published = await api.post("messages", {device_id: deviceId(), text: text.value, timestamp: new Date().toISOString(), success: true});
+      show(result, "The broker has it: ", traceLink(published.id), link.isOpen ? null : ". The device is not connected.");
     } catch (error) {
       show(result);
       toastError(error);
@@ -68,7 +68,7 @@ export function render(main, {signal}) {
     findUrl,
     getToken: (...wanted) => device.getToken(...wanted),
     onState(state) {
-      if (state.phase === "open") journal.event("ok", "connected");
+      if (state.phase === "open") journal.event("ok", "connected as ", id(deviceId));
       if (state.phase === "off" && wasOpen) journal.event("info", "disconnected (1000)");
       wasOpen = state.phase === "open";
       device.update(state);
@@ -96,7 +96,7 @@ export function render(main, {signal}) {
   const currentId = () => deviceId || device.deviceId;
 
   main.append(
-    pageHead(title, {lead: "This page as a device: connect it, speak, and watch the words and every message as they come and go."}),
+    pageHead(title, {lead: "Connect this page as a device, speak, and watch the words and all messages."}),
     h(
       "div",
       {class: "try"},

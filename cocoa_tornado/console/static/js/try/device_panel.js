@@ -3,7 +3,7 @@
 import {api, path, poll} from "../api.js";
 import {h, show} from "../dom.js";
 import {line, milliseconds, plural} from "../format.js";
-import {deviceLink, facts, field, id, input, note, pill, scopeHint, time} from "../parts.js";
+import {facts, field, id, input, note, pill, scopeHint, time} from "../parts.js";
 import {claimsOf, session} from "../session.js";
 import {NoToken} from "./link.js";
 
@@ -25,7 +25,7 @@ export function devicePanel({onConnect, onDisconnect, onHurry, signal}) {
   const own = h("details", {}, h("summary", {}, "Use a device token of your own"), field("Device token", token, "Then the token decides which device this is. It stays in this page’s memory."));
   const state = h("span", {role: "status"});
   const wait = h("p", {class: "waiting"});
-  const notes = h("div", {class: "notes"});
+  const notes = h("div", {class: "notes", role: "status"});
   const glance = h("p", {class: "glance"});
   const more = h("div");
   const about = h("div", {hidden: true}, glance, h("details", {}, h("summary", {}, "Details of the connection"), more));
@@ -36,7 +36,6 @@ export function devicePanel({onConnect, onDisconnect, onHurry, signal}) {
 
   form.addEventListener("submit", (event) => {
     event.preventDefault();
-    if (phase !== "off" && phase !== "stuck") return onDisconnect();
     deviceId = claimsOf(token.value.trim()).device_id ?? name.value.trim();
     if (typeof deviceId !== "string" || deviceId === "") {
       show(notes, note("bad", "A device needs an id."));
@@ -44,6 +43,11 @@ export function devicePanel({onConnect, onDisconnect, onHurry, signal}) {
     }
     name.value = deviceId;
     onConnect(deviceId);
+  });
+  button.addEventListener("click", (event) => {
+    if (button.type === "submit") return;
+    event.preventDefault(); // it submits the form from now on
+    onDisconnect();
   });
   name.addEventListener("input", () => (deviceId = name.value.trim()));
 
@@ -64,7 +68,7 @@ export function devicePanel({onConnect, onDisconnect, onHurry, signal}) {
     const newest = (rows) => rows.reduce((found, each) => (found && found.connected_at > each.connected_at ? found : each), null);
     const draw = (row) => {
       const mine = row && newest(row.connections);
-      show(glance, mine && ["On ", id(mine.server), " since ", time(mine.connected_at), ". "], deviceLink(open.deviceId), " shows what operators see of it.");
+      show(glance, mine ? ["On ", id(mine.server), " since ", time(mine.connected_at), "."] : "The connection is open.");
       show(
         more,
         facts([
@@ -107,8 +111,9 @@ export function devicePanel({onConnect, onDisconnect, onHurry, signal}) {
     if (phase !== "off" || !notes.querySelector(".bad")) show(notes);
     const isOff = phase === "off" || phase === "stuck";
     name.readOnly = token.readOnly = !isOff;
-    show(button, isOff ? "Connect" : "Disconnect");
+    show(button, isOff ? "Connect" : phase === "open" ? "Disconnect" : "Stop");
     button.classList.toggle("primary", isOff);
+    button.type = isOff ? "submit" : "button"; // Enter in a field is for connecting only
     about.hidden = phase !== "open";
     own.hidden = !isOff;
     if (phase === "off") drawState({text: "not connected"});

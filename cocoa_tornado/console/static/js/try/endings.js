@@ -35,14 +35,17 @@ const REFUSALS = {
   503: ["Not available", "The gateway is full, stopping, or not ready yet.", SOON],
 };
 
+const UNSEEN = "The gateway refuses, or does not answer. Which of the two is hidden from this page, for devices have a port of their own.";
+
 /** The end of a connection that was open: {title, text, detail, how}. */
 export function closed(code, reason = "") {
   const [title, text, how] = CLOSES[code] ?? ["Closed", "The gateway closed the connection.", SOON];
   return {title, text, detail: reason ? `${code}, “${reason}”` : String(code), how, code};
 }
 
-/** An attempt that the gateway answered with a status instead; 0: the page can't see the answer. */
+/** An attempt that the gateway answered with a status instead; 0: there was no answer, null: the page can't see it. */
 export function refused(status, message = "") {
+  if (status === null) return {title: "No connection", text: UNSEEN, detail: "", how: SOON, code: null};
   const [title, text, how] = REFUSALS[status] ?? ["No connection", "The gateway does not answer at this address.", SOON];
   return {title, text, detail: status ? (message ? `${status}, “${message}”` : String(status)) : "", how, code: status};
 }

@@ -29,6 +29,7 @@ export class Level {
   /** A tenth of a second. */
   push(level) {
     this.#loudest = Math.max(this.#loudest, level);
+    this.element.classList.remove("is-idle");
     this.#count++;
     this.#shares = [...this.#shares.slice(1), share(level)];
     this.#draw(false);
@@ -41,6 +42,7 @@ export class Level {
 
   reset() {
     this.#shares.fill(0);
+    this.element.classList.add("is-idle");
     [this.#loudest, this.#count] = [0, 0];
     this.#draw(true);
   }

@@ -1,6 +1,7 @@
 // The connection of a device: its token, its socket, and another one after each end, until it is told to stop.
 
 import {api, parse, path} from "../api.js";
+import {claimsOf} from "../session.js";
 import {STABLE_MS, closed, delay, refused} from "./endings.js";
 
 const ACK_MS = 1000;
@@ -199,7 +200,7 @@ export class Link {
   async #whyRefused(url, deviceId, token, signal) {
     const plain = new URL(url);
     plain.protocol = location.protocol;
-    if (plain.origin !== location.origin) return {end: refused(await this.#lastRefusal(deviceId, signal))};
+    if (plain.origin !== location.origin) return {end: refused(await this.#lastRefusal(deviceId, token, signal))};
     let answer;
     try {
       const headers = {Authorization: `Bearer ${token}`};
@@ -214,13 +215,14 @@ export class Link {
   }
 
   /** Where devices have a port of their own the page can't read its answers; but the gateway remembers them. */
-  async #lastRefusal(deviceId, signal) {
+  async #lastRefusal(deviceId, token, signal) {
+    if (claimsOf(token).exp * 1000 < Date.now()) return 401;
     try {
       const {events} = await api.get(path("devices", deviceId), {signal});
       const last = events.findLast((event) => event.event === "refused");
-      return last !== undefined && Date.now() - Date.parse(last.at) < 10_000 ? last.code : 0;
+      return last !== undefined && Date.now() - Date.parse(last.at) < 10_000 ? last.code : null;
     } catch {
-      return 0;
+      return null;
     }
   }
 }

@@ -5,11 +5,12 @@ import {toPcm} from "./resampler.js";
 
 const RATE_HZ = 16_000;
 const BLOCK_MS = 100;
+const LAST_MS = 500;
 const MAX_FILE_BYTES = 50 * 1024 * 1024;
 const MAX_FILE_S = 60;
 const WORKLET = new URL("capture.js", import.meta.url).href;
 
-/** kind: insecure, denied, none, busy, silenced (the page may not use it), file, long, or other */
+/** kind: insecure, denied, none, busy, file, long, or other */
 export class SoundError extends Error {
   constructor(kind, message = kind) {
     super(message);
@@ -61,15 +62,15 @@ export async function openMicrophone({onBlock, onEnd, signal}) {
   // It is suspended where the browser has seen nobody press anything.
   if (context.state === "suspended") context.resume();
   for (const track of tracks) track.addEventListener("ended", onEnd, {once: true});
+  node.addEventListener("processorerror", onEnd, {once: true});
   return {
     label: tracks[0].label,
     rateHz: context.sampleRate,
     async stop() {
       release();
-      if (context.state === "running") {
-        node.port.postMessage("end");
-        await hasEnded;
-      }
+      node.port.postMessage("end");
+      // A context that is suspended, or at its end, does not answer.
+      await Promise.race([hasEnded, new Promise((resolve) => setTimeout(resolve, LAST_MS))]);
       close();
     },
   };

@@ -182,9 +182,9 @@ export function speakingPanel({link, signal, isSpeechOff}) {
     },
     /** The connection has come, or gone. */
     changed() {
+      if (!link.isOpen) words.cut();
       if (!link.isOpen && source !== null) {
-        stop("The connection has ended, so the microphone is off.");
-        words.cut();
+        stop(source.what === "microphone" ? "The connection has ended, so the microphone is off." : "The connection has ended.");
       } else if (link.isOpen && source === null) {
         show(status, isOff ? "" : "Ready.");
       }
