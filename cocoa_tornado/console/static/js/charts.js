@@ -7,11 +7,11 @@ const WIDTH = 300;
 const HEIGHT = 84;
 const TOP = 8;
 
-/** The next round number above: 1, 2, 5, 10 ... */
+/** The next round number above. */
 function ceiling(value) {
   if (!(value > 0)) return 1;
   const base = 10 ** Math.floor(Math.log10(value));
-  return [1, 2, 5, 10].map((step) => step * base).find((round) => round >= value * 1.04) ?? base * 20;
+  return [1, 1.5, 2, 3, 4, 5, 6, 8, 10].map((step) => step * base).find((round) => round >= value * 1.04) ?? base * 20;
 }
 
 /** Parts of a path, one for each unbroken run of numbers. */

@@ -41,7 +41,7 @@ const STATS = [
     (last) => ({main: `${rate(last.rates?.delivered)}/s`, beside: `${rate(last.rates?.read)}/s records read`}),
   ],
   [
-    "Latency, record to socket",
+    "Delivery latency",
     "Latency of delivery, median and 99 %",
     {format: milliseconds, names: ["50 %", "99 %"], least: 5, values: (point) => [point.latency.p50, point.latency.p99]},
     (last, points) => {
@@ -171,7 +171,7 @@ export function render(main, {signal}) {
     show(slots.notes, attention(answer));
     stats.forEach((each) => each.update(samples.points));
     show(slots.servers, table("Servers", SERVER_COLUMNS, answer.servers));
-    show(slots.parts, h("div", {class: "stack"}, answer.servers.map((row) => [answer.servers.length > 1 && h("h3", {}, id(row.server)), h("div", {class: "parts"}, Object.entries(row.parts).map(([name, part]) => partMark(name, part)))])));
+    show(slots.parts, h("div", {class: "stack"}, answer.servers.map((row) => h("div", {}, answer.servers.length > 1 && h("h3", {}, id(row.server)), h("div", {class: "parts"}, Object.entries(row.parts).map(([name, part]) => partMark(name, part)))))));
     show(slots.totals, totals(answer));
   }
 
