@@ -6,17 +6,18 @@ from __future__ import annotations
 import asyncio
 import heapq
 from collections.abc import Callable, Iterable, Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 
 from ..hub import Client, Hub
 from ..rules.repeats import Repeat, Repeats
 from ..web.handlers import timestamp
-from .connected import CHUNK
 from .servers import Topic
 
 MAX_ROWS: Final = 100
+CHUNK: Final = 500
+"""Connections that are looked at in one turn of the loop: about a millisecond."""
 
 
 class TopQuestion(msgspec.Struct, frozen=True):
@@ -59,6 +60,14 @@ class TopAnswer(msgspec.Struct, frozen=True, kw_only=True):
 TOP: Final = Topic("top", TopQuestion, TopAnswer)
 
 
+class _Reader(NamedTuple):
+    """A connection, as it was looked at."""
+
+    queue: int
+    round_trip_s: float | None
+    client: Client
+
+
 class Top:
     """This server's devices. IOLoop thread only; long work is divided between turns of the loop.
 
@@ -84,30 +93,48 @@ class Top:
 
     async def answer(self, question: TopQuestion) -> TopAnswer:
         limit, now = min(question.limit, MAX_ROWS), self._wall_clock()
-        queues, round_trips = list[ReaderRow](), list[ReaderRow]()
-        clients = list(self._hub)
-        for begin in range(0, len(clients), CHUNK):
+        queues, round_trips = list[_Reader](), list[_Reader]()
+        device_ids = list(self._hub.devices())
+        for begin in range(0, len(device_ids), CHUNK):
             if begin:
                 await asyncio.sleep(0)
-            rows = [self._row(client) for client in clients[begin : begin + CHUNK]]
-            queues = largest_queues([*queues, *rows], limit)
-            round_trips = longest_round_trips([*round_trips, *rows], limit)
+            readers = self._readers(device_ids[begin : begin + CHUNK])
+            queues = heapq.nlargest(limit, [*queues, *(each for each in readers if each.queue)], key=_queue)
+            pinged = [each for each in readers if each.round_trip_s is not None]
+            round_trips = heapq.nlargest(limit, [*round_trips, *pinged], key=_round_trip)
         return TopAnswer(
-            queues=tuple(queues),
-            round_trips=tuple(round_trips),
+            queues=tuple(map(self._row, queues)),
+            round_trips=tuple(map(self._row, round_trips)),
             reconnects=_repeats(self._reconnects.most(limit, now)),
             loops=_repeats(self._loops.most(limit, now)),
         )
 
-    def _row(self, client: Client) -> ReaderRow:
-        health, generation = client.health, client.grant.generation
+    def _readers(self, device_ids: Iterable[str]) -> list[_Reader]:
+        return [
+            _Reader(health.queued, health.round_trip_s, client)
+            for device_id in device_ids
+            for client in self._hub.clients_of(device_id)
+            for health in [client.health]
+        ]
+
+    def _row(self, reader: _Reader) -> ReaderRow:
+        client, round_trip_s = reader.client, reader.round_trip_s
+        generation = client.grant.generation
         return ReaderRow(
             device_id=client.identity.device_id,
             server=self._name(),
             generation=f"{generation.term}.{generation.number}",
-            queue=health.queued,
-            rtt_ms=None if health.round_trip_s is None else round(health.round_trip_s * 1000, 1),
+            queue=reader.queue,
+            rtt_ms=None if round_trip_s is None else round(round_trip_s * 1000, 1),
         )
+
+
+def _queue(reader: _Reader) -> int:
+    return reader.queue
+
+
+def _round_trip(reader: _Reader) -> float:
+    return reader.round_trip_s or 0.0
 
 
 def _repeats(found: Iterable[tuple[str, Repeat]]) -> tuple[RepeatRow, ...]:
