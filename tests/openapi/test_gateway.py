@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from typing import Any, Final
+from typing import Final
 
 import pytest
 import schemathesis
@@ -107,7 +107,7 @@ async def fill(gateway: Harness) -> None:
 
 @pytest.mark.gen_test(timeout=300)
 async def test_schemathesis_finds_no_answer_that_is_not_as_documented(
-    start_admin: StartAdmin, monkeypatch: pytest.MonkeyPatch, record_property: Any
+    start_admin: StartAdmin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     unlimited = RateLimit(per_s=1e6, burst=1_000_000)
     for name in ("admin.handlers.REQUESTS", "admin.handlers.WRONG_TOKENS", "web.token_handler.WRONG_CREDENTIALS"):
@@ -119,8 +119,8 @@ async def test_schemathesis_finds_no_answer_that_is_not_as_documented(
     await fill(gateway)
     probed = Probed()
     await asyncio.to_thread(probed.ask, gateway)
-    record_property("calls", sum(map(len, probed.statuses.values())))
     assert not probed.faults, "\n".join(probed.faults)
+    assert sum(map(len, probed.statuses.values())) > 1_000
     answered = {name for name, statuses in probed.statuses.items() if min(statuses) < 300}
     answered -= {name for name in answered if name.startswith("OPTIONS ")}
     operations = {f"{method.upper()} {path}" for path, item in DOCUMENT["paths"].items() for method in item}
