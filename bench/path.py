@@ -123,6 +123,8 @@ async def run(devices: int, rounds: int, seconds: float, mailbox: str) -> None:
         [sys.executable, "-m", "bench.path", "--drain", str(gateway.port), "--devices", str(devices)]
     )
     while len(gateway.hub) < devices:
+        if child.poll() is not None:
+            raise click.ClickException(f"the devices have ended with status {child.returncode}")
         await asyncio.sleep(0.05)
     results: dict[str, list[float]] = {}
     sockets = [client._socket._sock for client in gateway.hub]  # type: ignore[attr-defined]  # the floor's own way

@@ -102,7 +102,7 @@ def _all_pages(admin: Admin, path: str, query: dict[str, str | None], after: str
 @admin_command("device")
 @click.argument("device_id", metavar="DEVICE")
 def device(admin: Admin, device_id: str) -> None:
-    """Show a device: its connections, its box, and its last events.
+    """Show a device: its connections, its box, its last events, and whether it is blocked.
 
     The box has what waits for the device; "acknowledged" is the number of the last message that it has acknowledged in
     each lane. The events are the last 20 that the servers remember: connected, refused (with the HTTP status),
@@ -234,15 +234,17 @@ def _about(value: dict[str, Any]) -> Iterator[str]:
     connections, events = value["connections"], value["events"]
     held = f"yes, {_counted(len(connections), 'connection')}"
     state = Cell(held, "green") if connections else Cell("no", "red")
-    yield from facts(
-        {
-            "device": plain(value["device_id"]),
-            "user": user_shown(value),
-            "groups": plain(value["groups"]),
-            "connected": state,
-            "box": _box(value["box"]),
-        }
-    )
+    known: dict[str, str | Cell] = {
+        "device": plain(value["device_id"]),
+        "user": user_shown(value),
+        "groups": plain(value["groups"]),
+        "connected": state,
+    }
+    if value.get("blocked"):  # a server of the last release does not say it
+        until = value.get("blocked_until")
+        known["blocked"] = Cell("until it is unblocked" if until is None else f"until {plain(until)}", "red")
+    known["box"] = _box(value["box"])
+    yield from facts(known)
     if connections:
         yield ""
         yield from table(

@@ -146,6 +146,7 @@ async def test_a_blocked_device_is_refused_until_it_is_unblocked(gateway: Harnes
     await gateway.raw("doll")
     assert await done(gateway, "block", "doll") == ["Blocked doll until it is unblocked; closed 1 connection."]
     assert (await gateway.upgrade(gateway.token("doll"))).response.status == 403
+    assert "blocked    until it is unblocked" in await done(gateway, "device", "doll")
     assert await done(gateway, "unblock", "doll") == ["doll may connect."]
     assert (await gateway.upgrade(gateway.token("doll"))).response.status == 101
     assert await json_of(gateway, "unblock", "doll") == {"blocked": False, "missing": []}
