@@ -128,7 +128,13 @@ NOT_AT_LOWEST: Final = (
     ),
     # processes: their signals, pauses, files and output, and what stands between them and their clients
     *("cli/test_serve.py", "cli/test_serve_keys.py", "cli/test_signals.py", "cli/test_streams.py"),
-    *("test_behind_proxies.py", "probe/test_through_proxies.py", "web/test_browser.py", "speech/test_out_of_memory.py"),
+    *(
+        "test_behind_proxies.py",
+        "probe/test_through_proxies.py",
+        "web/test_browser.py",
+        "console/test_browser.py",
+        "speech/test_out_of_memory.py",
+    ),
     "console/test_try.py",
     *("probe/test_audio_gateway.py", "test_previous_release.py::test_the_script"),
     # what a pool of speech workers does, whichever engine they run

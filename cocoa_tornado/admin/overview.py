@@ -31,6 +31,8 @@ class ServerRow(msgspec.Struct, frozen=True, kw_only=True):
     :ivar lag: records that the broker holds and the server has not read; null if it is not known
     :ivar waiting: messages in the mailbox, of all servers that share it; null if that is not known, or there is none
     :ivar counters: since the start
+    :ivar refused: handshakes since the start that were refused, by reason
+    :ivar closed: connections of devices that have ended since the start, by close code
     :ivar latency: deliveries since the start, from the record's timestamp to the socket, by upper bound: one for each
         of ``latency_bounds_ms``, and the slower ones
     :ivar device_port: of ``/ws``, if the admin API has a port of its own
@@ -49,6 +51,8 @@ class ServerRow(msgspec.Struct, frozen=True, kw_only=True):
     counters: dict[str, int]
     latency: list[int]
     device_port: int | None = None
+    refused: dict[str, int] = {}
+    closed: dict[str, int] = {}
 
 
 OVERVIEW: Final = Topic("overview", OverviewQuestion, ServerRow)
@@ -96,6 +100,8 @@ class Overview:
             counters=self._totals(),
             latency=self._latency(),
             device_port=self._device_port(),
+            refused={reason: count for reason, count in self._counters.handshakes.items() if reason != "accepted"},
+            closed=dict(self._counters.closed),
         )
 
     def _totals(self) -> dict[str, int]:

@@ -279,6 +279,8 @@ SCHEMAS: Final[dict[str, Node]] = {
             "counters": mapping(whole(), "Since the start"),
             "latency": array(whole(), "Deliveries, by upper bound; those above all bounds are the last"),
             "device_port": nullable(whole("Of /ws, if the admin API has a port of its own")),
+            "refused": mapping(whole(), "Handshakes refused since the start, by reason"),
+            "closed": mapping(whole(), "Connections ended since the start, by close code"),
         }
     ),
     "Overview": record(

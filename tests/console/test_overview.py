@@ -15,6 +15,7 @@ pytestmark = pytest.mark.gen_test(timeout=60)
 async def test_it_counts_connections_and_what_became_of_messages(start_admin: StartAdmin) -> None:
     gateway = await start_admin(server_name="a", mailbox="memory://")
     device = await gateway.connect("doll")
+    assert (await gateway.upgrade(gateway.token("late", lifetime_s=-60))).response.status == 401
     await gateway.publish("doll", "hello")
     await device.recv()
     await gateway.publish("away", "later")
@@ -25,7 +26,8 @@ async def test_it_counts_connections_and_what_became_of_messages(start_admin: St
             break
     assert (row["server"], row["connections"], row["devices"]) == ("a", 1, 1)
     assert row["counters"]["read"] == 2
-    assert (row["counters"]["accepted"], row["counters"]["refused"]) == (1, 0)
+    assert (row["counters"]["accepted"], row["counters"]["refused"]) == (1, 1)
+    assert (row["refused"], row["closed"]) == ({"expired": 1}, {})
     assert sum(row["latency"]) == row["counters"]["delivered"]
     assert len(row["latency"]) == len(answered.body["latency_bounds_ms"]) + 1
     assert row["failing"] == []

@@ -104,6 +104,24 @@ const TOTALS = [
   ["refused", "refused"],
 ];
 
+const CLOSE_CODES = {
+  lost: "without a close code", 1000: "normal", 1001: "going away, or drained", 1002: "protocol error", 1008: "no pong, or too many messages", 1009: "message too big",
+  1011: "internal error", 1013: "read too slowly", 4401: "token expired", 4409: "replaced by another", 4410: "by an operator",
+};
+const REFUSALS = {
+  missing: "no token", expired: "token expired", signature: "token signed by another key", unknown_key: "token of an unknown key", malformed: "not a token", duplicate: "connected already",
+  blocked: "blocked by an operator", origin: "origin not allowed", full: "no place left", draining: "draining", presence: "presence not ready", mailbox: "mailbox not ready", cursor: "unknown cursor",
+};
+
+/** Counts by reason, the largest first. */
+function reasons(answer, field, words) {
+  const sums = {};
+  for (const row of answer.servers) for (const [name, count] of Object.entries(row[field] ?? {})) sums[name] = (sums[name] ?? 0) + count;
+  const found = Object.entries(sums).sort((one, other) => other[1] - one[1]);
+  if (!found.length) return h("p", {class: "muted"}, "None since the start.");
+  return h("dl", {class: "facts counts"}, found.map(([name, count]) => [h("dt", {class: "number"}, number(count)), h("dd", {}, h("code", {}, name), words[name] && h("span", {class: "muted"}, ` ${words[name]}`))]));
+}
+
 function totals(answer) {
   const sum = (name) => answer.servers.reduce((found, row) => found + (row.counters[name] ?? 0), 0);
   const mailbox = answer.servers.find((row) => row.waiting !== null);
@@ -143,13 +161,13 @@ export function render(main, {signal}) {
 
   function build() {
     const stats = STATS.map((options) => stat(...options));
-    const slots = {notes: h("div", {class: "notes"}), servers: h("div"), parts: h("div"), totals: h("div"), watched: h("div", {}, loading(3))};
+    const slots = {notes: h("div", {class: "notes"}), servers: h("div"), parts: h("div"), totals: h("div"), refused: h("div"), closed: h("div"), watched: h("div", {}, loading(3))};
     show(
       body,
       slots.notes,
       h("div", {class: "stats"}, stats.map((each) => each.box)),
       panel("Servers", slots.servers, {bare: true}),
-      h("div", {class: "grid"}, h("div", {class: "stack"}, panel("Parts", slots.parts), panel("Devices to look at", slots.watched)), panel("Since the start", slots.totals)),
+      h("div", {class: "grid"}, h("div", {class: "stack"}, panel("Parts", slots.parts), panel("Devices to look at", slots.watched), panel("Connections refused", slots.refused)), h("div", {class: "stack"}, panel("Since the start", slots.totals), panel("Connections closed", slots.closed))),
     );
     const showTop = async () => refresh(slots.watched, watched(await api.get("top", {query: {limit: 5}, signal})));
     poll(showTop, {everyMs: 10_000, signal, onError: (error) => slots.watched.querySelector("ol") || show(slots.watched, failed(error))});
@@ -173,6 +191,8 @@ export function render(main, {signal}) {
     show(slots.servers, table("Servers", SERVER_COLUMNS, answer.servers));
     show(slots.parts, h("div", {class: "stack"}, answer.servers.map((row) => h("div", {}, answer.servers.length > 1 && h("h3", {}, id(row.server)), h("div", {class: "parts"}, Object.entries(row.parts).map(([name, part]) => partMark(name, part)))))));
     show(slots.totals, totals(answer));
+    show(slots.refused, reasons(answer, "refused", REFUSALS));
+    show(slots.closed, reasons(answer, "closed", CLOSE_CODES));
   }
 
   samples.onChange(draw, signal);
