@@ -8,13 +8,17 @@ when it is quarantined.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final, NamedTuple
 
 REASON: Final = "cocoa.reason"
 REQUEUED: Final = "cocoa.requeued"
 """The header of a marker: the offset of the copy that has been requeued."""
 OWN_PREFIX: Final = "cocoa."
+MAX_LIST_KEY_BYTES: Final = 1_200
+"""Of a key, and of a header's value, in a list: at least as much as is shown of one."""
+MAX_LIST_HEADERS_BYTES: Final = 4 * 1024
+"""Of all headers of a record in a list. A record may have a megabyte of them, and a list a thousand records."""
 
 Pairs = Sequence[tuple[str, bytes | None]]
 
@@ -36,7 +40,7 @@ class Quarantined(NamedTuple):
     """A record of the quarantine topic.
 
     :ivar headers: those of the rejected record, without the gateway's own
-    :ivar value: may be cut; ``value_bytes`` is the whole length
+    :ivar value: in a list it may be cut, as may the key and the headers; ``value_bytes`` is the whole length
     :ivar is_requeued: it was put back on the results topic
     """
 
@@ -84,13 +88,28 @@ def marker_of(offset: int) -> list[tuple[str, bytes]]:
 def read_copy(row: Row, max_value_bytes: int | None = None) -> Quarantined:
     """Read a record of the quarantine topic, which anyone may have written.
 
-    :param max_value_bytes: keep no more of the value
+    :param max_value_bytes: keep no more of the value, and of the key and the headers what a list needs; None: keep all
     """
     theirs, origin = split(row.headers)
-    value = row.value if max_value_bytes is None or row.value is None else row.value[:max_value_bytes]
-    return Quarantined(
-        row.partition, row.offset, row.timestamp_ms, row.key, value, len(row.value or b""), theirs, origin
-    )
+    key, value = row.key, row.value
+    if max_value_bytes is not None:
+        key, value, theirs = _cut(key, MAX_LIST_KEY_BYTES), _cut(value, max_value_bytes), list(_first(theirs))
+    return Quarantined(row.partition, row.offset, row.timestamp_ms, key, value, len(row.value or b""), theirs, origin)
+
+
+def _first(headers: Pairs) -> Iterator[tuple[str, bytes | None]]:
+    """The first headers, each cut."""
+    left = MAX_LIST_HEADERS_BYTES
+    for name, value in headers:
+        name, value = name[:MAX_LIST_KEY_BYTES], _cut(value, MAX_LIST_KEY_BYTES)
+        left -= len(name) + len(value or b"")
+        if left < 0:
+            break
+        yield name, value
+
+
+def _cut(value: bytes | None, most: int) -> bytes | None:
+    return None if value is None else value[:most]
 
 
 def split(headers: Pairs) -> tuple[Pairs, Origin]:
@@ -159,7 +178,7 @@ class Newest:
 
 
 def _text(value: bytes | None) -> str | None:
-    return None if value is None else value.decode("utf-8", "replace")
+    return None if value is None else value[:MAX_LIST_KEY_BYTES].decode("utf-8", "replace")
 
 
 def _number(value: bytes | None) -> int | None:

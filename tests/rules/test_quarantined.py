@@ -6,6 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cocoa_tornado.rules.quarantined import (
+    MAX_LIST_HEADERS_BYTES,
+    MAX_LIST_KEY_BYTES,
     Newest,
     Origin,
     Row,
@@ -65,6 +67,17 @@ def test_a_corrected_value_keeps_the_key_and_loses_the_headers_named_cocoa() -> 
 def test_a_value_is_cut_and_its_length_is_known() -> None:
     record = read_copy(row(value=b"x" * 100), 10)
     assert (record.value, record.value_bytes) == (b"x" * 10, 100)
+
+
+def test_a_list_holds_little_of_large_keys_and_headers() -> None:
+    many = [("x" * 1_000_000, b"y" * 1_000_000), *[("mine", b"z" * 1_000)] * 1_000]
+    large = row(headers=[*many, ("cocoa.reason", b"r" * 1_000_000)])._replace(key=b"k" * 1_000_000)
+    whole, listed = read_copy(large), read_copy(large, 10)
+    assert (whole.key, whole.headers) == (large.key, many)
+    assert listed.key == b"k" * MAX_LIST_KEY_BYTES
+    assert listed.headers[0] == ("x" * MAX_LIST_KEY_BYTES, b"y" * MAX_LIST_KEY_BYTES)
+    assert sum(len(name) + len(value or b"") for name, value in listed.headers) <= MAX_LIST_HEADERS_BYTES
+    assert listed.origin.reason == "r" * MAX_LIST_KEY_BYTES
 
 
 @given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 9)), max_size=30), st.integers(1, 5))
