@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import ClassVar
 
 from ..rules.admin_tokens import WRITE
@@ -50,11 +50,11 @@ class BlockHandler(AdminHandler):
 
 
 def _unix_s(text: object) -> float:
-    """The time that RFC 3339 text stands for. Raises :class:`Invalid`."""
+    """The time that RFC 3339 text stands for. Raises :class:`Invalid`; also for one that no calendar has in UTC."""
     try:
         time = datetime.fromisoformat(text) if isinstance(text, str) else None
-    except ValueError:
-        time = None
-    if time is None or time.tzinfo is None:
-        raise Invalid("until")
-    return time.timestamp()
+        if time is not None and time.tzinfo is not None:
+            return time.astimezone(UTC).timestamp()
+    except (ValueError, OverflowError):
+        pass
+    raise Invalid("until")

@@ -58,7 +58,10 @@ async def test_a_block_ends_at_its_time(gateway: Harness, monkeypatch: pytest.Mo
     assert not blocked.holds("doll", time.time() + 3601)
 
 
-@pytest.mark.parametrize("until", [5, "tomorrow", "2020-01-01T00:00:00Z", "2099-01-01T00:00:00", "", [], True])
+INVALID = [5, "tomorrow", "2020-01-01T00:00:00Z", "2099-01-01T00:00:00", "", [], True, "9999-12-31T23:59:59-23:59"]
+
+
+@pytest.mark.parametrize("until", INVALID)
 async def test_an_invalid_time_is_a_400(gateway: Harness, until: object) -> None:
     assert (await ask(gateway, "PUT", "/devices/doll/block", {"until": until}))[:2] == (
         400,
