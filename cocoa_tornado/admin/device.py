@@ -12,7 +12,7 @@ from ..mailboxes.port import LaneRead, Mailbox
 from ..rules.audiences import Audience
 from ..rules.box import LANES, LaneName, PageLimits, Position
 from ..rules.device_events import PER_DEVICE, DeviceEvents
-from ..web.handlers import timestamp
+from ..web.handlers import shown_time, timestamp
 from .connected import Connected
 from .rows import DeviceRow, Page, Selection
 from .servers import Topic
@@ -52,7 +52,7 @@ class DeviceAnswer(msgspec.Struct, frozen=True):
 class BoxRow(msgspec.Struct, frozen=True, kw_only=True):
     """What waits in a device's box.
 
-    :ivar oldest, newest: timestamps of the records; null if nothing waits
+    :ivar oldest, newest: timestamps of the records; null if nothing waits, and for what no calendar has
     :ivar acknowledged: the highest number that the device has acknowledged in each lane; null: it never has
     """
 
@@ -111,8 +111,8 @@ async def weigh(mailbox: Mailbox, device_id: str) -> BoxRow:
             sizes += [size for _, size in messages]
     stamps = [stamp for stamp in times if stamp > 0]
     return BoxRow(
-        oldest=timestamp(min(stamps) / 1000) if stamps else None,
-        newest=timestamp(max(stamps) / 1000) if stamps else None,
+        oldest=shown_time(min(stamps)) if stamps else None,
+        newest=shown_time(max(stamps)) if stamps else None,
         acknowledged={name: box.lane(name).acked or 0 for name in LANES} if box.has_acked else None,
         messages=len(sizes),
         bytes=sum(sizes),

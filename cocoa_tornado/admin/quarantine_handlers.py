@@ -13,7 +13,7 @@ from ..plain_text import one_line
 from ..rules.admin_tokens import WRITE
 from ..rules.quarantined import Quarantined, Returned, returned
 from ..rules.records import MAX_RECORD_BYTES, Rejected, decode
-from ..web.handlers import timestamp
+from ..web.handlers import shown_time
 from ..web.publish_handler import PROBLEMS
 from .handlers import AdminHandler, expensive
 from .requests import DEFAULT_PAGE, Invalid, whole_number
@@ -76,7 +76,7 @@ def _row(record: Quarantined, shown: bytes | None, *, with_text: bool) -> Quaran
     return QuarantineRow(
         partition=record.partition,
         offset=record.offset,
-        timestamp=_timestamp(record.timestamp_ms),
+        timestamp=shown_time(record.timestamp_ms),
         reason=None if origin.reason is None else one_line(origin.reason),
         topic=None if origin.topic is None else one_line(origin.topic),
         source_partition=origin.partition,
@@ -96,14 +96,6 @@ def _row(record: Quarantined, shown: bytes | None, *, with_text: bool) -> Quaran
 
 def _line(value: bytes | None) -> str | None:
     return None if value is None else one_line(value.decode("utf-8", "replace"))
-
-
-def _timestamp(timestamp_ms: int) -> str | None:
-    """Null for none, and for what no calendar has: producers set it."""
-    try:
-        return timestamp(timestamp_ms / 1000) if timestamp_ms >= 0 else None
-    except (ValueError, OverflowError, OSError):
-        return None
 
 
 class Unfit(Exception):

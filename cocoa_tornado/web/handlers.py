@@ -138,6 +138,14 @@ def timestamp(unix_s: float) -> str:
     return datetime.fromtimestamp(int(unix_s), UTC).isoformat().replace("+00:00", "Z")
 
 
+def shown_time(timestamp_ms: int) -> str | None:
+    """The timestamp of a record. Null for none, and for what no calendar has: producers set it."""
+    try:
+        return timestamp(timestamp_ms / 1000) if timestamp_ms >= 0 else None
+    except (ValueError, OverflowError, OSError):
+        return None
+
+
 class GatewayErrors(RequestHandler):
     """How every handler of the gateway fails: a JSON body, and a log line without the query string."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from cocoa_tornado.mailboxes.memory import MemoryMailbox
+from cocoa_tornado.mailboxes.port import Entry
 from cocoa_tornado.rules.box import BoxLimits
 from testing.raw_device import CLOSE, TEXT, UPGRADE
 from testing.waiting import eventually
@@ -74,6 +75,15 @@ async def test_the_box_says_what_waits(start_admin: StartAdmin) -> None:
     assert box["oldest"] <= box["newest"]
     assert gateway.gateway.mailbox is not None
     assert box["bytes"] == gateway.gateway.mailbox.status().size_bytes
+
+
+async def test_a_timestamp_that_no_calendar_has_is_not_shown(start_admin: StartAdmin) -> None:
+    gateway = await start_admin(mailbox="memory://")
+    assert gateway.gateway.mailbox is not None
+    await gateway.gateway.mailbox.append([Entry("doll", b"{}", 2**62, "results/0", 0)])
+    status, body, _ = await ask(gateway, "GET", "/devices/doll")
+    assert (status, body["box"]["messages"]) == (200, 1)
+    assert (body["box"]["oldest"], body["box"]["newest"]) == (None, None)
 
 
 async def test_the_text_of_a_box_is_not_shown(start_admin: StartAdmin) -> None:
