@@ -22,8 +22,16 @@ export function takeFromFragment() {
   const found = /^#token=([^&]*)/.exec(location.hash);
   if (found === null) return false;
   history.replaceState(null, "", `${location.pathname}${location.search}#/`);
-  signIn(decodeURIComponent(found[1]));
+  signIn(decoded(found[1]));
   return true;
+}
+
+function decoded(text) {
+  try {
+    return decodeURIComponent(text);
+  } catch {
+    return text;
+  }
 }
 
 /** Use this token from now on; the server judges it. */
@@ -53,9 +61,10 @@ export const session = {
   get subject() {
     return typeof claims.sub === "string" ? claims.sub : "";
   },
-  /** Date, or null if the token does not say */
+  /** Date, or null if the token does not say, or names a time that no calendar has */
   get expires() {
-    return typeof claims.exp === "number" ? new Date(claims.exp * 1000) : null;
+    const moment = new Date(typeof claims.exp === "number" ? claims.exp * 1000 : NaN);
+    return Number.isNaN(moment.getTime()) ? null : moment;
   },
   get scopes() {
     const words = typeof claims.scope === "string" ? claims.scope.split(" ") : claims.scope;
