@@ -5,6 +5,9 @@ devices in another process, which discards them. It measures this process's CPU 
 the floor: one send() of the same bytes on the same sockets. All variants alternate in one run.
 
 All devices are in one group. "To the group" is one record for it, decoded and routed, per message that a device gets.
+
+With ``--trace``: what it costs to remember what becomes of each message. Two gateways in one process, with and without
+(``trace_bytes=0``), take turns; each pair of measurements gives a ratio. The memory is full from the first pair on.
 """
 
 from __future__ import annotations
@@ -21,9 +24,11 @@ from collections.abc import Awaitable, Callable
 
 import click
 
+from cli.gateway import collect_less_often
 from cocoa_tornado.brokers.port import Batch
 from cocoa_tornado.identity.keys import Signer
 from cocoa_tornado.identity.minting import TokenRequest, mint
+from cocoa_tornado.rules.handoff import size_of
 from cocoa_tornado.rules.identity import TokenPolicy
 from cocoa_tornado.rules.records import Record, decode
 from cocoa_tornado.service import Gateway
@@ -32,6 +37,7 @@ from cocoa_tornado.settings import Settings
 SECRET = "a secret of thirty-two bytes, or more"
 GROUP = "everyone here"
 SOURCE = "results/0"
+MIB = 1024 * 1024
 
 
 def drain(port: int, devices: int) -> None:
@@ -89,10 +95,11 @@ class Sink:
     def __init__(self, gateway: Gateway) -> None:
         self._sink, self._offset = gateway._sink, 0
 
-    def __call__(self, batch: list[Record]) -> None:
+    def __call__(self, batch: list[Record], size: int = 0) -> None:
+        """:param size: of the batch, which a broker's thread knows; 0: it is not known"""
         offsets = range(self._offset, self._offset + len(batch))
         self._offset += len(batch)
-        self._sink(Batch(batch, offsets=offsets, sources=[(SOURCE, len(batch))]))
+        self._sink(Batch(batch, offsets=offsets, sources=[(SOURCE, len(batch))], size=size))
 
 
 async def settle() -> None:
@@ -113,19 +120,8 @@ async def measure(turn: Callable[[], Awaitable[None]], messages: int, seconds: f
 
 
 async def run(devices: int, rounds: int, seconds: float, mailbox: str) -> None:
-    settings = Settings(
-        port=0, jwt_secret=SECRET, speech="none://", log_level="error", access_log=False, mailbox=mailbox
-    )
-    gateway = Gateway(settings)
-    await gateway.start()
+    gateway, child = await start(devices, mailbox)
     sink = Sink(gateway)
-    child = subprocess.Popen(
-        [sys.executable, "-m", "bench.path", "--drain", str(gateway.port), "--devices", str(devices)]
-    )
-    while len(gateway.hub) < devices:
-        if child.poll() is not None:
-            raise click.ClickException(f"the devices have ended with status {child.returncode}")
-        await asyncio.sleep(0.05)
     results: dict[str, list[float]] = {}
     sockets = [client._socket._sock for client in gateway.hub]  # type: ignore[attr-defined]  # the floor's own way
     for each in (1, 10):
@@ -174,15 +170,81 @@ async def run(devices: int, rounds: int, seconds: float, mailbox: str) -> None:
     child.wait()
 
 
+async def start(devices: int, mailbox: str, **settings: object) -> tuple[Gateway, subprocess.Popen[bytes]]:
+    """A gateway with its devices, in a process of their own."""
+    # Its devices answer no ping, and would be closed after a minute.
+    quiet = {
+        "ping_interval_s": 3600.0,
+        "port": 0,
+        "jwt_secret": SECRET,
+        "speech": "none://",
+        "log_level": "error",
+        "access_log": False,
+    }
+    gateway = Gateway(Settings(**(quiet | {"mailbox": mailbox} | settings)))  # type: ignore[arg-type]  # of any types
+    await gateway.start()
+    child = subprocess.Popen(
+        [sys.executable, "-m", "bench.path", "--drain", str(gateway.port), "--devices", str(devices)]
+    )
+    while len(gateway.hub) < devices:
+        if child.poll() is not None:
+            raise click.ClickException(f"the devices have ended with status {child.returncode}")
+        await asyncio.sleep(0.05)
+    return gateway, child
+
+
+async def compare_traces(devices: int, rounds: int, seconds: float, mailbox: str, trace_bytes: int) -> None:
+    admin = {"admin_jwt_secret": SECRET[::-1]}
+    started = {
+        name: await start(devices, mailbox, **admin, **settings)
+        for name, settings in (("with", {"trace_bytes": trace_bytes}), ("without", {"trace_bytes": 0}))
+    }
+    collect_less_often()  # as cocoa serve does
+    for each in (1, 10):
+        records = values(devices, each)
+        now_ms = int(time.time() * 1000)
+        size = size_of([item for key, value in records if isinstance(item := decode(key, value, now_ms), Record)])
+        turns = {name: whole_turn(Sink(gateway), records, size) for name, (gateway, _) in started.items()}
+        while started["with"][0]._memory is not None and started["with"][0]._memory.size < trace_bytes * 0.9:
+            await turns["with"]()
+        ratios = []
+        for number in range(rounds):
+            order = ("with", "without") if number % 2 else ("without", "with")
+            costs = {name: await measure(turns[name], len(records), seconds) for name in order}
+            ratios.append(costs["with"] / costs["without"])
+            print(
+                f"{each:2} per device: with {costs['with']:6.2f} us, without {costs['without']:6.2f}: {ratios[-1]:.3f}"
+            )
+        low, middle, high = min(ratios), statistics.median(ratios), max(ratios)
+        print(f"{each:2} per device: ratio {middle:.3f} ({low:.3f} to {high:.3f})")
+    for gateway, child in started.values():
+        await gateway.drain_and_stop()
+        child.wait()
+
+
+def whole_turn(sink: Sink, records: list[tuple[bytes, bytes]], size: int) -> Callable[[], Awaitable[None]]:
+    async def turn() -> None:
+        now_ms = int(time.time() * 1000)
+        batch = [decode(key, value, now_ms) for key, value in records]
+        sink(batch, size)  # type: ignore[arg-type]  # all of them can be decoded
+        await settle()
+
+    return turn
+
+
 @click.command(help=__doc__)
 @click.option("--devices", default=500, show_default=True)
 @click.option("--rounds", default=5, show_default=True)
 @click.option("--seconds", default=0.4, show_default=True, help="CPU time of each measurement.")
 @click.option("--mailbox", default="none://", show_default=True)
+@click.option("--trace", is_flag=True, help="Compare with and without remembering messages.")
+@click.option("--trace-mib", default=64, show_default=True, help="What is remembered, with --trace.")
 @click.option("--drain", "port", type=int, default=0, hidden=True)
-def main(devices: int, rounds: int, seconds: float, mailbox: str, port: int) -> None:
+def main(devices: int, rounds: int, seconds: float, mailbox: str, trace: bool, trace_mib: int, port: int) -> None:
     if port:
         drain(port, devices)
+    elif trace:
+        asyncio.run(compare_traces(devices, rounds, seconds, mailbox, trace_mib * MIB))
     else:
         asyncio.run(run(devices, rounds, seconds, mailbox))
 

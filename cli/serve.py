@@ -12,7 +12,7 @@ from pathlib import Path
 import click
 
 from cocoa_tornado import logs
-from cocoa_tornado.errors import CocoaError, SettingError
+from cocoa_tornado.errors import CocoaError, SettingError, SharedSecret
 from cocoa_tornado.logs_format import LogFormat
 from cocoa_tornado.plain_text import quoted
 from cocoa_tornado.rules.addresses import masked
@@ -91,6 +91,10 @@ def serve(context: click.Context, /, config: Path | None, only_check: bool, **op
             from .gateway import Launch, run_gateway, settings_at
 
             run_gateway(Launch(settings_at(place, settings), config, options, notifier, place), signals)
+    except SharedSecret as error:
+        logs.show_errors_plainly()
+        source = loaded.sources[error.setting]
+        raise WrongSetting(str(SettingError(error.setting, source, error.PROBLEM, error.ALLOWED))) from error
     except CocoaError as error:
         logs.show_errors_plainly()
         raise click.ClickException(str(error)) from error

@@ -9,6 +9,7 @@
     |   |-- InvalidToken
     |   `-- InvalidClaims
     |-- KeyMaterialError    a key file, PEM or JWKS cannot be used
+    |   `-- SharedSecret    admin tokens have a secret of device tokens: the setting
     |-- ProtocolError       a WebSocket frame breaks RFC 6455: the close code to answer with
     |-- BrokerError         the broker rejected a record, or is unreachable
     |   |-- BrokerClosed    publish after close
@@ -35,6 +36,8 @@ Adapters translate the errors of other libraries with ``raise ... from``.
 """
 
 from __future__ import annotations
+
+from typing import Final
 
 from .plain_text import one_line
 
@@ -92,6 +95,20 @@ class InvalidClaims(IdentityError):
 
 class KeyMaterialError(CocoaError):
     """A key file, PEM or JWKS cannot be used. ``str()`` names the file or URL, never the key."""
+
+
+class SharedSecret(KeyMaterialError):
+    """A secret of device tokens, from a key file or another setting, verifies admin tokens too.
+
+    :ivar setting: the setting of the admin tokens
+    """
+
+    PROBLEM: Final = "it has a secret that verifies device tokens"
+    ALLOWED: Final = "a secret of its own, in no key file of device tokens"
+
+    def __init__(self, setting: str) -> None:
+        self.setting = setting
+        super().__init__(f"setting {setting}: {self.PROBLEM}; allowed: {self.ALLOWED}")
 
 
 class ProtocolError(CocoaError):

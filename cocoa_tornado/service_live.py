@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from .errors import KeyMaterialError
+from .errors import SharedSecret
 from .identity.key_store import KeySources, KeyStore
 from .live import Snapshot
 from .service_options import audio_limits, device_limits, slot_limits, speech_limits
@@ -61,9 +61,7 @@ async def _admin_successor(before: KeyStore | None, settings: Settings, sources:
 def check_secrets(settings: Settings, keys: KeyStore, admin_keys: KeyStore | None) -> None:
     """Compare what has been read: settings alone do not show the development key, nor the secrets in key files.
 
-    :raises KeyMaterialError: who may sign device tokens could sign admin tokens too
+    :raises SharedSecret: who may sign device tokens could sign admin tokens too
     """
     if admin_keys is not None and settings.has_admin_keys and admin_keys.shares_secret(keys):
-        raise KeyMaterialError(
-            "the admin keys have an HMAC secret of device tokens; admin tokens need one of their own"
-        )
+        raise SharedSecret("admin_jwt_secret" if settings.admin_jwt_secret else "admin_jwt_key")

@@ -44,10 +44,20 @@ class BlockFile:
         blocks.pop(device_id, None)
         if until is not None:
             blocks[device_id] = until
+        await self._keep(self._path, blocks)
+
+    async def forget(self, over: Mapping[str, float]) -> None:
+        if self._path is not None:
+            blocks = self._read(self._path)
+            kept = {name: until for name, until in blocks.items() if over.get(name) != until}
+            await self._keep(self._path, kept)
+
+    @staticmethod
+    async def _keep(path: Path, blocks: Mapping[str, float]) -> None:
         try:
-            await asyncio.to_thread(_replace, self._path, blocks)
+            await asyncio.to_thread(_replace, path, blocks)
         except OSError as error:
-            raise BlockFault(f"blocked devices {self._path}: {error.strerror}") from error
+            raise BlockFault(f"blocked devices {path}: {error.strerror}") from error
 
     async def close(self) -> None: ...
 

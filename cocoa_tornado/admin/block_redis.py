@@ -8,13 +8,23 @@ from typing import Any, Final
 
 from ..redis_store.connection import RedisConnection
 from ..redis_store.faults import RedisFault
-from ..redis_store.scripts import PREFIX, Command
+from ..redis_store.scripts import PREFIX, Command, Script
 from .blocks import BlockFault
 
 BLOCKS: Final = PREFIX + b"blocked"
 """A hash of devices, each with the end of its block in Unix seconds; 0: it has none."""
 VERSION: Final = PREFIX + b"blocked-version"
 """Grows with each change."""
+FORGET: Final = Script(
+    """
+-- ARGV: devices, each with the end of its block. A block that has another end by now stays.
+for at = 1, #ARGV, 2 do
+  if redis.call('HGET', KEYS[1], ARGV[at]) == ARGV[at + 1] then redis.call('HDEL', KEYS[1], ARGV[at]) end
+end
+return #ARGV
+""",
+    key=BLOCKS,
+)
 
 
 class BlockRedis:
@@ -23,7 +33,7 @@ class BlockRedis:
     is_shared = True
 
     def __init__(self, url: str) -> None:
-        self._redis = RedisConnection(url)
+        self._redis = RedisConnection(url, [FORGET])
         self._version: object = None
 
     def __repr__(self) -> str:
@@ -51,6 +61,10 @@ class BlockRedis:
         else:
             change = [b"HSET", BLOCKS, name, b"0" if until == math.inf else repr(until).encode()]
         await self._ask([change, [b"INCR", VERSION]])
+
+    async def forget(self, over: Mapping[str, float]) -> None:
+        pairs = [part for name, until in over.items() for part in (name.encode(), repr(until).encode())]
+        await self._ask([FORGET.call(*pairs)])
 
     async def close(self) -> None:
         await self._redis.close()

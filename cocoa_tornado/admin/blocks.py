@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable, Mapping
+from itertools import islice
 from typing import Final, Protocol
 
 import msgspec
@@ -19,6 +20,9 @@ from .servers import Topic
 POLL_S: Final = 2.0
 """How soon a server notices a change that it was not notified of."""
 PATIENCE_S: Final = 2.0
+OVER_S: Final = 60.0
+"""A block is removed from the store this long after its end: the clocks of servers differ."""
+FORGOTTEN_AT_ONCE: Final = 500
 
 log = logging.getLogger("cocoa.admin")
 
@@ -43,6 +47,12 @@ class BlockStore(Protocol):
 
     async def write(self, device_id: str, until: float | None) -> None:
         """Block a device, or unblock it (None). Raises BlockFault."""
+
+    async def forget(self, over: Mapping[str, float]) -> None:
+        """Remove blocks that are over, unless they have been changed. Raises BlockFault.
+
+        :param over: as :meth:`read` returned them
+        """
 
     async def close(self) -> None: ...
 
@@ -118,8 +128,14 @@ class Blocks:
         return Refreshed(self._close_blocked())
 
     async def _read(self) -> None:
-        self.blocked.until = await self._store.read()
+        found = await self._store.read()
+        over_at = self._wall_clock() - OVER_S
+        over = dict(islice(((name, until) for name, until in found.items() if until < over_at), FORGOTTEN_AT_ONCE))
+        self.blocked.until = {name: until for name, until in found.items() if name not in over}
         self._has_failed = False
+        if over:
+            with contextlib.suppress(BlockFault):  # the next reading tries again
+                await self._store.forget(over)
 
     async def _poll(self) -> None:
         while True:

@@ -54,12 +54,13 @@ from .redis_replies import (
     steps_of,
 )
 from .redis_scripts import FAN_OUT, FIND_ID, JOIN, MARK, OPEN, READ, SCHEMA, SCRIPTS, SWEEP
-from .store import FAN_OUT_STEP, Committed, FindId, Ledger, ListMembers, Look, Query, QueryResult, StoreTiming
+from .store import FAN_OUT_STEP, Committed, FindId, Ledger, ListMembers, Look, Query, QueryResult, Read, StoreTiming
 
 TIMING: Final = StoreTiming(retry_s=(0.2, 5.0), patience_s=5.0, hang=NOT_ANSWERING, start_waits=False, queries=50)
 LIMITS: Final = GroupLimits(max_entries=2_000, max_bytes=4 * 1024 * 1024, max_marks=1_000)
 SOURCES_AT_ONCE = 8
 SWEEP_BOXES, SWEEP_MESSAGES, SWEEP_MEMBERS = 200, 500, 500
+MEMBERS_AT_ONCE: Final = 1_000
 BOXES_AT_ONCE: Final = 200
 """So many boxes are searched for an ``id`` in one script."""
 STEP: Final = 25
@@ -244,12 +245,28 @@ class RedisStore:
     # -- reading
 
     async def _answer(self, queries: Sequence[Query]) -> list[QueryResult]:
-        replies = await self._asking.exchange([self._query(query) for query in queries])
-        return [self._answer_of(*pair) for pair in zip(queries, replies, strict=True)]
+        asked = [query for query in queries if not isinstance(query, ListMembers)]
+        replies = await self._asking.exchange([self._query(query) for query in asked]) if asked else []
+        answers = iter([self._answer_of(*pair) for pair in zip(asked, replies, strict=True)])
+        return [await self._members(query) if isinstance(query, ListMembers) else next(answers) for query in queries]
 
-    def _query(self, query: Query) -> Command:
-        if isinstance(query, ListMembers):
-            return [b"ZRANGE", MEMBERS + query.audience.encode(), b"0", b"-1"]
+    async def _members(self, query: ListMembers) -> QueryResult:
+        """Redis has the members in the order in which they joined, so each page takes reading all of them, some at a
+        time: what else Redis does never waits for more."""
+        key, after = MEMBERS + query.audience.encode(), query.after.encode()
+        first: list[bytes] = []
+        joined = b"-inf"
+        while True:
+            limit = (b"WITHSCORES", b"LIMIT", b"0", b"%d" % MEMBERS_AT_ONCE)
+            (reply,) = await self._asking.exchange([[b"ZRANGEBYSCORE", key, joined, b"+inf", *limit]])
+            if isinstance(reply, Exception):
+                return MailboxError(f"the members of {query.audience!r} cannot be read: {reply}")
+            first = heapq.nsmallest(query.most, [*first, *(name for name in reply[::2] if name > after)])
+            if len(reply) < 2 * MEMBERS_AT_ONCE:
+                return [name.decode("utf-8", "replace") for name in first]
+            joined = b"(" + reply[-1]
+
+    def _query(self, query: Look | Read | FindId) -> Command:
         if isinstance(query, FindId):
             id_, cursor, device_id = query
             where = (b"%d" % cursor, b"%d" % BOXES_AT_ONCE) if device_id is None else (b"", device_key(device_id))
@@ -265,9 +282,7 @@ class RedisStore:
                 head += [name[:1].encode(), *(b"%d" % number for number in numbers)]
         return READ.call(self._stamp(), b"%d" % _ms(now), *head)
 
-    def _answer_of(self, query: Query, reply: Any) -> QueryResult:
-        if isinstance(query, ListMembers):
-            return _members_of(query, reply)
+    def _answer_of(self, query: Look | Read | FindId, reply: Any) -> QueryResult:
         self._name_foreign(reply)
         fault = refusal_of(reply)
         if fault is not None:
@@ -423,12 +438,3 @@ def _step() -> int:
 
 def _ms(at_s: float) -> int:
     return int(at_s * 1000)
-
-
-def _members_of(query: ListMembers, reply: Any) -> QueryResult:
-    """Redis has them in the order in which they joined."""
-    if isinstance(reply, Exception):
-        return MailboxError(f"the members of {query.audience!r} cannot be read: {reply}")
-    after = query.after.encode()
-    first = heapq.nsmallest(query.most, [name for name in reply if name > after])
-    return [name.decode("utf-8", "replace") for name in first]

@@ -16,6 +16,7 @@ from cocoa_tornado.admin.blocks import BlockFault, Blocks, BlockStore
 from cocoa_tornado.hub import Hub
 from testing.raw_device import CLOSE
 from testing.redis_server import RedisServer
+from testing.waiting import eventually
 
 from ..harness import Harness
 from ..scripted_engine import ScriptedEngine
@@ -125,11 +126,25 @@ async def check_store(store: BlockStore, other: BlockStore) -> None:
     await other.write("bear", None)
     await other.write("nobody", None)
     assert dict(await store.read()) == {"döll": math.inf}
+    await store.write("changed", 1_700_000_000.5)
+    await store.write("over", 1_600_000_000.25)
+    await store.forget({"over": 1_600_000_000.25, "changed": 1_600_000_000.0, "nobody": 1.0, "döll": 2.0})
+    assert dict(await other.read()) == {"döll": math.inf, "changed": 1_700_000_000.5}
+    await other.write("changed", None)
 
 
 async def test_a_file_keeps_blocks(tmp_path: Path) -> None:
     path = tmp_path / "folder" / "blocked.json"
     await check_store(BlockFile(path), BlockFile(path))
+
+
+async def test_blocks_that_are_over_are_removed_from_the_store_when_it_is_read(tmp_path: Path) -> None:
+    store, now = BlockFile(tmp_path / "blocked.json"), 1_700_000_000.0
+    for name, until in (("over", now - 61), ("just over", now - 59), ("blocked", now + 1), ("for ever", math.inf)):
+        await store.write(name, until)
+    await Blocks(store, Hub(), lambda: now).start()
+    assert set(await store.read()) == {"just over", "blocked", "for ever"}
+    assert set(json.loads((tmp_path / "blocked.json").read_text())) == {"just over", "blocked", "for ever"}
 
 
 @pytest.mark.redis
@@ -146,3 +161,31 @@ async def test_redis_keeps_blocks_and_every_server_notices_a_change(redis_server
     assert await other.changed()
     for each in (store, other):
         await each.close()
+
+
+@pytest.mark.redis
+@pytest.mark.logs("cocoa.presence", "^lease lost$", optional=True)
+async def test_a_block_at_one_server_holds_at_another_within_two_seconds_and_through_restarts(
+    start_admin: StartAdmin, redis_server: RedisServer
+) -> None:
+    """On a real Redis, without the servers telling each other."""
+    redis_server.command("FLUSHALL")
+
+    async def start() -> Harness:
+        gateway = await start_admin(mailbox=redis_server.url)
+        await eventually(lambda: not gateway.gateway.readiness().failing)
+        return gateway
+
+    a, b = await start(), await start()
+    device = await b.raw("doll")
+    since = time.monotonic()
+    assert (await ask(a, "PUT", "/devices/doll/block"))[0] == 200
+    assert (await device.read_until(CLOSE)).close_code == 4410
+    assert time.monotonic() - since < 60  # two seconds, on a machine that is not loaded
+    assert (await b.upgrade(b.token("doll"))).response.status == 403
+    await a.gateway.drain_and_stop()
+    await b.gateway.drain_and_stop()
+    c = await start()
+    assert (await c.upgrade(c.token("doll"))).response.status == 403
+    await ask(c, "DELETE", "/devices/doll/block")
+    assert (await c.raw("doll")).response.status == 101

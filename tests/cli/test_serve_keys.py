@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
+import json
 import os
 import signal
 import threading
@@ -104,3 +106,18 @@ def test_a_secret_on_the_command_line_is_named_loudly_and_serves(tmp_path: Path)
         assert "[warning" in line
         assert "settings=jwt_secret " in line
         assert SECRET not in served.log
+
+
+def test_an_admin_secret_that_a_key_file_of_devices_has_is_refused_with_status_2(tmp_path: Path) -> None:
+    admin = "the operators' secret of thirty-two bytes"
+    keys = tmp_path / "keys.json"
+    encoded = base64.urlsafe_b64encode(admin.encode()).decode().rstrip("=")
+    keys.write_text(json.dumps({"keys": [{"kty": "oct", "kid": "a", "k": encoded}]}))
+    serve = ("serve", "--port", "0", "--jwt-key", str(keys))
+    for more in ((), ("--check",)):
+        result = run(tmp_path, *serve, *more, COCOA_ADMIN_JWT_SECRET=admin)
+        problem = "it has a secret that verifies device tokens; allowed: a secret of its own"
+        fails(result, 2, f"setting admin_jwt_secret (environment COCOA_ADMIN_JWT_SECRET): {problem}")
+        assert admin not in result.stderr
+    result = run(tmp_path, *serve, "--admin-jwt-key", str(keys))
+    fails(result, 2, "setting admin_jwt_key (option --admin-jwt-key): it has a secret")

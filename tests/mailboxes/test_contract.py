@@ -417,7 +417,10 @@ async def test_a_call_stores_all_of_its_entries_or_waits(stand: Stand) -> None:
     await mailbox.close(1.0)
 
 
-async def test_members_are_listed_by_the_bytes_of_their_ids_and_in_pages(stand: Stand) -> None:
+async def test_members_are_listed_by_the_bytes_of_their_ids_and_in_pages(
+    stand: Stand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cocoa_tornado.mailboxes.redis.MEMBERS_AT_ONCE", 2)
     mailbox = await stand.open()
     for device_id in ("ö", "b", "\U0001f600", "a", "~", "c"):
         await mailbox.join(device_id, frozenset({"all", "group:kitchen"}))
