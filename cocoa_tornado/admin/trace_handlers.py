@@ -78,7 +78,7 @@ def connection_note(answers: Sequence[DeviceAnswer]) -> str:
         return f"connected to {servers}" + (f"; messages queued for it: {queued}" if queued else "")
     events = [event for event in last_events(answers) if event["event"] in ("closed", "refused")]
     if not events:
-        return "not connected, and no server remembers a connection of it"
+        return "not connected, and no earlier connection is known"
     last = events[-1]
     note = f"not connected: {last['event']} with {last['code'] or 'no code'} by {last['server']} at {last['at']}"
     fenced = [answer.fenced for answer in answers if any(event.server == last["server"] for event in answer.events)]

@@ -130,7 +130,7 @@ async def test_waiting_then_written_then_acknowledged_by_offset(start_admin: Sta
     body = await becomes(gateway, FIRST, {"doll": "waiting"})
     assert steps(body) == ["produced", "read", "addressed", "stored"]
     assert (body["summary"], body["counts"]) == (
-        "doll: waiting (not connected, and no server remembers a connection of it)",
+        "doll: waiting (not connected, and no earlier connection is known)",
         {"waiting": 1},
     )
     device = await gateway.raw("doll")
