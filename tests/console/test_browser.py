@@ -204,6 +204,7 @@ async def test_every_page_fits_a_phone_and_says_what_the_token_does_not_permit(
     gateway = await start_admin()
     await gateway.connect("a-device-with-a-very-long-name-" + "x" * 90)
     await gateway.connect("doll")
+    await gateway.gateway.broker.publish(RESULTS, "doll", b'{"text":"for whom?"}')
     async with chromium(tmp_path / "profile") as browser:
         page = await browser.page(link(gateway, "admin:read"), 390, 844, dark=True)
         await page.until_text("Servers")
@@ -220,7 +221,9 @@ async def test_every_page_fits_a_phone_and_says_what_the_token_does_not_permit(
         assert await page.evaluate("!document.querySelector('nav').checkVisibility()")
         await page.click(by_text("button", "Menu"))
         await page.click(by_text("nav a", "Quarantine"))
-        await page.until_text("Nothing in the quarantine")
+        await page.until_text("to see the text, a token needs the scope admin:text")
+        assert "for whom" not in await page.evaluate("document.body.innerText")
+        assert await page.evaluate("[...document.querySelectorAll('svg')].every((each) => each.clientHeight < 40)")
         assert await page.evaluate("!document.querySelector('nav').checkVisibility()")
         # Another token may do nothing at all.
         await page.evaluate(f"location.hash = '#token={admin_token('admin:text')}'")

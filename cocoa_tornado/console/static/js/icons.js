@@ -36,6 +36,6 @@ const PATHS = {
 export const icon = (name) =>
   svg(
     "svg",
-    {viewBox: "0 0 24 24", fill: "none", stroke: "currentColor", "stroke-width": 1.8, "stroke-linecap": "round", "stroke-linejoin": "round", "aria-hidden": "true"},
+    {viewBox: "0 0 24 24", width: 16, height: 16, fill: "none", stroke: "currentColor", "stroke-width": 1.8, "stroke-linecap": "round", "stroke-linejoin": "round", "aria-hidden": "true"},
     svg("path", {d: PATHS[name]}),
   );

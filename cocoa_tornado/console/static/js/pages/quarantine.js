@@ -95,7 +95,7 @@ export function render(main, {signal}) {
 const dropped = (parts) => Object.entries(parts).map(([name, size]) => ` · without its ${line(name)} (${size}), which the topic did not take`);
 
 function value(record) {
-  if (record.value !== null) return h("pre", {class: "block", tabindex: 0, role: "region", "aria-label": "Value"}, lines(record.value), record.is_cut && h("span", {class: "muted"}, " … cut"));
+  if (record.value !== null) return h("pre", {class: "block", tabindex: 0, role: "group", "aria-label": "Value"}, lines(record.value), record.is_cut && h("span", {class: "muted"}, " … cut"));
   if (record.value_bytes === 0) return null;
   const why = session.may("admin:text") ? "too much is shown already; show fewer records" : "to see the text, a token needs the scope admin:text";
   return h("p", {class: "muted small"}, icon("lock"), ` ${bytes(record.value_bytes)}: ${why}`);
