@@ -442,7 +442,9 @@ class Gateway:
 
     def _make_overview(self) -> Overview:
         parts = (self.hub, self.counters, self.broker, self.mailbox, self.readiness, self._own_device_port)
-        return Overview(self._server_name, __version__, self._wall_clock(), *parts)
+        return Overview(
+            self._server_name, __version__, self._wall_clock(), *parts, lambda: self.presence.counters.fenced
+        )
 
     def _make_devices(self) -> DeviceContext:
         settings, live = self.settings, self.live

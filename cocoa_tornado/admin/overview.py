@@ -63,6 +63,7 @@ class Overview:
 
     :param name: returns the name of this server
     :param started_at: Unix seconds
+    :param fenced: returns how often this server was fenced
     """
 
     def __init__(
@@ -76,10 +77,11 @@ class Overview:
         mailbox: Mailbox | None,
         readiness: Callable[[], Readiness],
         device_port: Callable[[], int | None],
+        fenced: Callable[[], int],
     ) -> None:
         self._name, self._version, self._started_at = name, version, started_at
         self._hub, self._counters, self._broker, self._mailbox = hub, counters, broker, mailbox
-        self._readiness, self._device_port = readiness, device_port
+        self._readiness, self._device_port, self._fenced = readiness, device_port, fenced
 
     def __repr__(self) -> str:
         return f"<Overview {self._name()}>"
@@ -116,6 +118,8 @@ class Overview:
             "dropped": sum(counters.dropped.values()),
             "lost": sum(lost.values()),
             "quarantined": sum(broker.quarantined.values()),
+            "other_key": broker.key_mismatch,
+            "fenced": self._fenced(),
             "from_devices": counters.device_messages,
             "accepted": accepted,
             "refused": sum(counters.handshakes.values()) - accepted,

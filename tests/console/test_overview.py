@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from testing.raw_device import TEXT
+
 from ..admin.conftest import StartAdmin, ask, two_admins
-from ..harness import Harness
+from ..harness import RESULTS, Harness
 
 __all__ = ["two_admins"]
 
@@ -31,9 +33,22 @@ async def test_it_counts_connections_and_what_became_of_messages(start_admin: St
     assert sum(row["latency"]) == row["counters"]["delivered"]
     assert len(row["latency"]) == len(answered.body["latency_bounds_ms"]) + 1
     assert row["failing"] == []
+    assert (row["counters"]["other_key"], row["counters"]["fenced"], row["refused"]) == (0, 0, {})
     assert row["parts"]["mailbox"] == {"ok": True, "state": "ready"}
     assert row["device_port"] is None
     assert answered.body["missing"] == []
+
+
+async def test_it_counts_records_whose_key_names_another_device(start_admin: StartAdmin) -> None:
+    gateway = await start_admin(server_name="a")
+    device = await gateway.raw("doll")
+    stranger = await gateway.upgrade(gateway.token("stranger", secret="another secret of thirty-two bytes, or more"))
+    assert stranger.response.status == 401
+    await gateway.gateway.broker.publish(RESULTS, "bear", b'{"device_id":"doll"}')
+    await device.read_until(TEXT)
+    (row,) = (await ask(gateway, "GET", "/overview")).body["servers"]
+    assert row["refused"] == {"signature": 1}
+    assert (row["counters"]["refused"], row["counters"]["other_key"]) == (1, 1)
 
 
 async def test_each_server_has_a_row(two_admins: tuple[Harness, Harness]) -> None:
