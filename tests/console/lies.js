@@ -8,7 +8,7 @@
     events: [{at: bad, server: bad, event: bad, code: bad}, {at: now, server: bad, event: "closed", code: 1000}]};
   const parts = {[bad]: {ok: false, state: bad, message: bad}, mailbox: {ok: true, state: bad}};
   const server = {server: bad, version: bad, started_at: bad, connections: 1, devices: 1, failing: [bad], parts, lag: 1, waiting: 2,
-    waiting_bytes: 3, counters: {quarantined: 2, lost: 1}, refused: {[bad]: 2}, closed: {[bad]: 1}, latency: [1, 2], device_port: null};
+    waiting_bytes: 3, counters: {quarantined: 2, lost: 1, fenced: 1, other_key: 1}, refused: {[bad]: 2}, closed: {[bad]: 1}, latency: [1, 2], device_port: null};
   const repeat = {device_id: bad, count: 3, since: bad, last: bad};
   const rejected = {partition: 0, offset: 1, timestamp: bad, reason: bad, topic: bad, source_partition: bad, source_offset: bad, key: bad,
     value_bytes: 9, value: bad, is_cut: true, headers: [{name: bad, value: bad}], dropped: {[bad]: 3}, requeued: false};
@@ -20,7 +20,7 @@
     [/devices$/, {devices: [device], next: bad, missing: [bad]}],
     [/devices\/[^/]+$/, {...device, missing: [bad]}],
     [/messages\/.+$/, {id: bad, steps: [{at: bad, server: bad, step: bad}], devices: [{device_id: bad, outcome: bad}], counts: {[bad]: 1},
-      missing: [bad], length: 3, text: bad}],
+      missing: [bad], summary: bad, notes: {[bad]: bad}, length: 3, text: bad}],
     [/explain$/, {valid: true, devices: [{device_id: bad, would: bad, why: bad}], counts: {[bad]: 1}, more: true, missing: [bad]}],
     [/quarantine$/, {records: [rejected], missing: [bad]}],
     [/messages$/, {id: bad}],

@@ -116,6 +116,9 @@ async def test_a_message_is_sent_seen_and_traced_and_a_rejected_record_put_back_
         await tail.until(f"location.hash === '#/trace/{message_id}'")
         await tail.until("document.querySelector('.trace li') && document.body.innerText.includes('written')")
         assert "doll" in await tail.evaluate("document.querySelector('table').innerText")
+        await tail.until_text("doll: written")
+        await visit(tail, "trace/elsewhere/0/0")
+        await tail.until_text("is read, not elsewhere")
         # A record that no operator may put back twice.
         await visit(page, "quarantine")
         await page.until_text("no_device")
@@ -130,7 +133,35 @@ async def test_a_message_is_sent_seen_and_traced_and_a_rejected_record_put_back_
         )
         await page.click(by_text("dialog button", "Put back"))
         await page.until_text("was put back already")
-        assert (page.faults_but(409, 400), tail.faults) == ([], [])
+        assert (page.faults_but(409, 400), tail.faults_but(404)) == ([], [])
+
+
+async def test_an_answer_leaves_focus_selection_and_what_is_open_where_they_are(
+    start_admin: StartAdmin, tmp_path: Path
+) -> None:
+    gateway = await start_admin()
+    await gateway.connect("doll-b")
+    async with chromium(tmp_path / "profile") as browser:
+        page = await browser.page(link(gateway))
+        await visit(page, "devices")
+        await page.until_text("1 device")
+        marked = "document.querySelector('tbody tr').isMarked"
+        await page.evaluate(f"{marked} = true; document.querySelector('tbody a').focus()")
+        await page.evaluate("getSelection().selectAllChildren(document.querySelector('tbody th .id'))")
+        await gateway.connect("doll-c")
+        await page.until_text("2 devices")
+        assert await page.evaluate(marked)
+        assert await page.evaluate("document.activeElement.textContent") == "doll-b"
+        assert await page.evaluate("String(getSelection())") == "doll-b"
+        # The row that it was in is another's now.
+        await gateway.connect("doll-a")
+        await page.until_text("3 devices")
+        assert await page.evaluate("document.activeElement.textContent") == "doll-b"
+        # One that is not connected has a page, too.
+        await visit(page, "devices?prefix=away")
+        await page.click(by_text("main a", "the page of away"))
+        await page.until_text("No server knows this device")
+        assert page.faults_but(404) == []
 
 
 async def ask_port(gateway: Harness, method: str, target: str, body: object = None) -> Any:

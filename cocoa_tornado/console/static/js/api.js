@@ -113,11 +113,12 @@ export function pause(ms, signal) {
 export const backoff = (attempt) => Math.min(15_000, 1000 * 2 ** Math.min(attempt, 4)) * (0.75 + Math.random() / 2);
 
 /** Call load again and again until the signal aborts, not while the page is hidden. onError gets what it throws;
- * there is no other attempt after a 403. */
-export async function poll(load, {everyMs, signal, onError = () => {}}) {
+ * there is no other attempt after a 403. Each wait is slower times as long as the one before, up to half a minute. */
+export async function poll(load, {everyMs, slower = 1, signal, onError = () => {}}) {
   let attempt = 0;
   while (!signal.aborted) {
     let wait = everyMs;
+    everyMs = Math.max(everyMs, Math.min(30_000, everyMs * slower));
     try {
       await load();
       attempt = 0;

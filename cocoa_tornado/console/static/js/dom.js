@@ -43,14 +43,39 @@ export function show(element, ...children) {
   return append(element, ...children);
 }
 
-/** Replace everything in an element, and put the focus back where it was: on the element with the same data-key. */
+/** Make these the children of an element, and change only what differs: the focus, the selection and what is scrolled or
+ * open stay as they are. A focused element that has to be replaced gives its focus to the one with the same data-key or
+ * address. Listeners of what stays are those of the first time. */
 export function refresh(element, ...children) {
   const active = document.activeElement;
-  const key = active && element.contains(active) ? active.closest("[data-key]")?.dataset.key : undefined;
-  show(element, ...children);
-  if (key !== undefined) {
-    const again = [...element.querySelectorAll("[data-key]")].find((each) => each.dataset.key === key);
+  const key = active && element.contains(active) ? keyOf(active) : null;
+  patch(element, append(document.createDocumentFragment(), ...children));
+  if (key !== null && !element.contains(document.activeElement)) {
+    const again = [...element.querySelectorAll("[data-key], a[href]")].find((each) => keyOf(each) === key);
     again?.focus({preventScroll: true});
   }
   return element;
+}
+
+const keyOf = (element) => element.closest("[data-key]")?.dataset.key ?? element.getAttribute("href");
+
+function patch(element, fresh) {
+  const before = [...element.childNodes];
+  const after = [...fresh.childNodes];
+  after.forEach((node, at) => {
+    const old = before[at];
+    if (old === undefined) element.append(node);
+    else if (old.nodeType === Node.TEXT_NODE && node.nodeType === Node.TEXT_NODE) {
+      if (old.data !== node.data) old.data = node.data;
+    } else if (isAlike(old, node)) patch(old, node);
+    else old.replaceWith(node);
+  });
+  before.slice(after.length).forEach((node) => node.remove());
+}
+
+/** Whether two elements differ in their children at most. The reader opens and closes details. */
+function isAlike(one, other) {
+  if (one.nodeType !== Node.ELEMENT_NODE || one.nodeName !== other.nodeName) return false;
+  const names = (element) => element.getAttributeNames().filter((name) => name !== "open");
+  return names(one).length === names(other).length && names(other).every((name) => one.getAttribute(name) === other.getAttribute(name));
 }

@@ -73,16 +73,18 @@ export const facts = (rows) =>
   h("dl", {class: "facts"}, rows.filter(Boolean).map(([name, ...value]) => [h("dt", {}, name), h("dd", {}, value)]));
 
 /** A table whose rows are cards on a phone.
- * @param columns [{title, cell: (row) => node, end: numbers to the right}]; the first cell names the row */
+ * @param columns [{title, cell: (row) => node, end: numbers to the right, whole: never wrapped, minor: not on a phone}];
+ *   the first cell names the row */
 export function table(caption, columns, rows) {
   const head = columns.map(({title, end}) => h("th", {scope: "col", class: end && "end"}, title));
   const body = rows.map((row) =>
     h(
       "tr",
       {},
-      columns.map(({title, cell, end}, at) =>
-        at === 0 ? h("th", {scope: "row"}, cell(row)) : h("td", {"data-label": title, class: end && "end"}, cell(row)),
-      ),
+      columns.map(({title, cell, end, whole, minor}, at) => {
+        const classes = [end && "end", whole && "whole", minor && "minor"].filter(Boolean).join(" ");
+        return at === 0 ? h("th", {scope: "row"}, cell(row)) : h("td", {"data-label": title, class: classes || null}, cell(row));
+      }),
     ),
   );
   return h(

@@ -19,11 +19,11 @@ const COLUMNS = [
   {title: "User", cell: (row) => userLink(row.user_id)},
   {title: "Groups", cell: (row) => (row.groups.length ? groupChips(row.groups) : "")},
   {title: "Server", cell: (row) => (newest(row) ? id(newest(row).server) : pill("", "not connected"))},
-  {title: "Address", cell: of((one) => id(one.ip))},
-  {title: "Firmware", cell: of((one) => id(one.version))},
-  {title: "Round trip", end: true, cell: of((one) => milliseconds(one.rtt_ms))},
+  {title: "Address", whole: true, minor: true, cell: of((one) => id(one.ip))},
+  {title: "Firmware", minor: true, cell: of((one) => id(one.version))},
+  {title: "Round trip", end: true, minor: true, cell: of((one) => milliseconds(one.rtt_ms))},
   {title: "Queue", end: true, cell: of((one) => (one.queue ? pill("warn", number(one.queue)) : "0"))},
-  {title: "Connected", cell: of((one) => time(one.connected_at))},
+  {title: "Connected", minor: true, cell: of((one) => time(one.connected_at))},
   {title: "Last activity", cell: of((one) => time(one.last_activity, {relative: true}))},
 ];
 
@@ -84,6 +84,7 @@ export function render(main, {query, signal}) {
   }
 
   function empty() {
+    if (query.prefix && !query.user && !query.group) return nothing("No such device is connected", "Its box and its last events are on ", h("a", {href: href(["devices", query.prefix])}, "the page of ", id(query.prefix)), ", if that is the whole id.");
     if (query.prefix || query.user || query.group) return nothing("No such device is connected", "Nothing matches the filter. A user id is a number, or text in quotes: 99 and \"99\" are two users.");
     return nothing("No device is connected", "A device connects to /ws with its token. ", h("a", {href: href(["try"])}, "Be a device yourself"), ", or look at ", h("a", {href: href(["tail"])}, "what happens now"), ".");
   }

@@ -38,7 +38,7 @@ const STATS = [
     "Delivered",
     "Messages delivered per second",
     {format: (value) => `${rate(value)}/s`, least: 5, values: (point) => [point.rates?.delivered]},
-    (last) => ({main: `${rate(last.rates?.delivered)}/s`, beside: `${rate(last.rates?.read)}/s records read`}),
+    (last) => ({main: `${rate(last.rates?.delivered)}/s`, beside: last.rates ? `${rate(last.rates.read)}/s records read` : "measuring"}),
   ],
   [
     "Delivery latency",
@@ -46,7 +46,7 @@ const STATS = [
     {format: milliseconds, names: ["50 %", "99 %"], least: 5, values: (point) => [point.latency.p50, point.latency.p99]},
     (last, points) => {
       const latest = points.findLast((point) => point.latency.p50 !== null)?.latency;
-      return {main: milliseconds(latest?.p50), beside: latest ? `99 %: ${milliseconds(latest.p99)}` : "nothing delivered yet"};
+      return {main: milliseconds(latest?.p50), beside: latest ? `99 %: ${milliseconds(latest.p99)}` : points.length > 1 ? "nothing delivered meanwhile" : "measuring"};
     },
   ],
   [
@@ -75,9 +75,13 @@ function attention(answer) {
     for (const [name, part] of warnings) found.push(note("warn", h("strong", {}, id(row.server), `: ${name} is ${part.state}`), part.message ? `. ${part.message}` : "."));
   }
   if (total("quarantined")) {
-    found.push(note("warn", plural(total("quarantined"), "record"), " could not be delivered as written and went to the quarantine. ", h("a", {href: href(["quarantine"])}, "Look at them")));
+    found.push(note("warn", plural(total("quarantined"), "record"), " could not be delivered as written and went to the quarantine, since the servers started. ", h("a", {href: href(["quarantine"])}, "Look at them")));
   }
-  if (total("lost")) found.push(note("warn", plural(total("lost"), "message"), " left the mailbox unacknowledged: expired, or dropped from a full box."));
+  if (total("lost")) found.push(note("warn", plural(total("lost"), "message"), " left the mailbox unacknowledged since the servers started: expired, or dropped from a full box. ", h("a", {href: href(["trace"])}, "Trace one")));
+  for (const row of rows.filter((each) => each.counters.fenced)) {
+    found.push(note("warn", h("strong", {}, id(row.server)), ` has lost its lease in Redis, and with it its devices: fenced ${plural(row.counters.fenced, "time")} since it started.`));
+  }
+  if (total("other_key")) found.push(note("info", plural(total("other_key"), "record"), " had a key that names neither the device nor the session. They are delivered, for the value decides, but perhaps not in order."));
   if (rows.some((row) => (row.lag ?? 0) > 1000)) found.push(note("warn", "Records wait to be read: the gateway is behind its topic by ", number(Math.max(...rows.map((row) => row.lag ?? 0))), "."));
   return found;
 }
@@ -186,13 +190,13 @@ export function render(main, {signal}) {
     const {stats, slots} = drawn;
     const failing = answer.servers.filter((row) => row.failing.length);
     show(state, failing.length ? pill("bad", "not ready") : answer.missing.length ? pill("warn", "servers missing") : pill("ok", "all ready"));
-    show(slots.notes, attention(answer));
+    refresh(slots.notes, attention(answer));
     stats.forEach((each) => each.update(samples.points));
-    show(slots.servers, table("Servers", SERVER_COLUMNS, answer.servers));
-    show(slots.parts, h("div", {class: "stack"}, answer.servers.map((row) => h("div", {}, answer.servers.length > 1 && h("h3", {}, id(row.server)), h("div", {class: "parts"}, Object.entries(row.parts).map(([name, part]) => partMark(name, part)))))));
-    show(slots.totals, totals(answer));
-    show(slots.refused, reasons(answer, "refused", REFUSALS));
-    show(slots.closed, reasons(answer, "closed", CLOSE_CODES));
+    refresh(slots.servers, table("Servers", SERVER_COLUMNS, answer.servers));
+    refresh(slots.parts, h("div", {class: "stack"}, answer.servers.map((row) => h("div", {}, answer.servers.length > 1 && h("h3", {}, id(row.server)), h("div", {class: "parts"}, Object.entries(row.parts).map(([name, part]) => partMark(name, part)))))));
+    refresh(slots.totals, totals(answer));
+    refresh(slots.refused, reasons(answer, "refused", REFUSALS));
+    refresh(slots.closed, reasons(answer, "closed", CLOSE_CODES));
   }
 
   samples.onChange(draw, signal);

@@ -4,7 +4,7 @@ import {api, path, poll} from "../api.js";
 import {h, refresh, show} from "../dom.js";
 import {clock, line, lines, milliseconds, number, plural} from "../format.js";
 import {kindOf, meaningOf} from "../outcomes.js";
-import {deviceLink, failed, field, id, input, loading, missingNote, nothing, pageHead, panel, pill, table, time} from "../parts.js";
+import {deviceLink, failed, field, id, input, loading, missingNote, note, nothing, pageHead, panel, pill, table, time} from "../parts.js";
 import {pretty} from "../record.js";
 import {go, href} from "../router.js";
 
@@ -44,17 +44,21 @@ export function render(main, {parts, signal}) {
       draw(await api.get(path("messages", messageId), {signal}));
     } catch (error) {
       if (error.status !== 404) throw error;
-      show(body, panel(null, nothing("No server remembers this message", "It is not there yet, the servers have forgotten it, or it never came. A record that nobody could read is in the ", h("a", {href: href(["quarantine"])}, "quarantine"), "."), {bare: true}));
+      const searched = `${line(error.message)}.`;
+      refresh(body, panel(null, nothing("This message is not found", searched, " It may not be there yet. ", h("a", {href: href(["quarantine"])}, "Look into the quarantine"), "."), {bare: true}));
     }
     hasAnswer = true;
   }
 
   function draw(trace) {
-    const {steps, devices, counts, missing} = trace;
-    const rows = devices.map((row) => ({...row, outcome: row.outcome ?? "unknown"}));
+    const {steps, devices, counts, missing, summary, notes} = trace;
+    const rows = devices.map((row) => ({...row, outcome: row.outcome ?? "unknown", note: notes?.[row.device_id]})).sort((one, other) => urgency(one) - urgency(other));
+    const all = Object.values(counts).reduce((sum, count) => sum + count, 0);
+    const worst = rows.length ? kindOf(rows[0].outcome) : kindOf(Object.keys(counts)[0]);
     const text = trace.text !== undefined && trace.text !== null ? h("pre", {class: "block", tabindex: 0}, lines(pretty(trace.text))) : trace.length !== undefined && trace.length !== null && h("p", {class: "muted"}, `${plural(trace.length, "byte")}; its text needs the scope admin:text.`);
     refresh(
       body,
+      summary && note(worst || "info", h("strong", {}, line(summary))),
       missingNote(missing),
       h(
         "div",
@@ -62,18 +66,23 @@ export function render(main, {parts, signal}) {
         panel("Steps", steps.length ? timeline(steps) : nothing("No steps yet"), {bare: !steps.length}),
         h("div", {class: "stack"}, panel("Outcomes", tally(counts)), text && panel("Message", text)),
       ),
-      rows.length > 0 && panel("Devices", table("Devices", COLUMNS, rows), {bare: true, side: plural(rows.length, "device")}),
+      rows.length > 0 && panel("Devices", table("Devices", COLUMNS, rows), {bare: true, side: all > rows.length ? `${number(rows.length)} of ${plural(all, "device")}` : plural(rows.length, "device")}),
     );
   }
 
-  poll(load, {everyMs: EVERY_MS, signal, onError: (error) => hasAnswer || show(body, panel(null, failed(error, load), {bare: true}))});
+  // Whatever becomes of a message mostly does at once, and a search in the topic and the boxes costs the servers something.
+  poll(load, {everyMs: EVERY_MS, slower: 1.3, signal, onError: (error) => hasAnswer || show(body, panel(null, failed(error, load), {bare: true}))});
 }
 
 const COLUMNS = [
   {title: "Device", cell: (row) => deviceLink(row.device_id)},
   {title: "Outcome", cell: (row) => pill(kindOf(row.outcome), line(row.outcome))},
-  {title: "Meaning", cell: (row) => h("span", {class: "muted"}, meaningOf(row.outcome))},
+  {title: "Meaning", cell: (row) => [h("span", {class: "muted"}, meaningOf(row.outcome)), row.note && h("div", {}, line(row.note))]},
 ];
+
+// What went wrong comes first; the order is kept otherwise.
+const URGENCY = ["bad", "warn", "info", "", "ok"];
+const urgency = (row) => URGENCY.indexOf(kindOf(row.outcome));
 
 function timeline(steps) {
   const first = steps.find((step) => step.at !== null)?.at;
