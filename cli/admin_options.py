@@ -19,6 +19,7 @@ from cocoa_tornado.probe.verdicts import ProbeError
 from cocoa_tornado.rules.addresses import is_loopback
 
 from .admin_client import AdminClient, AdminError, Answer
+from .listeners import is_of_another_user
 from .options import Seconds, WrongUsage, given_secret
 from .terminal import plain, wants_colours, without_controls
 
@@ -167,6 +168,8 @@ def _development_token(target: Target) -> str:
     ways = f"give one with --token @FILE or {TOKEN_VARIABLE} (cocoa mint-token --admin)"
     if not is_loopback(target.host):
         raise WrongUsage(f"No admin token: {ways}. The development key is for gateways on this machine.")
+    if is_of_another_user(target.port):
+        raise WrongUsage(f"No admin token: {ways}. Another user of this machine listens on port {target.port}.")
     folder = os.environ.get("COCOA_DATA_DIR")
     try:
         data_dir = Path(folder) if folder else user_data_dir()

@@ -14,6 +14,7 @@ from cocoa_tornado.identity.minting import AdminTokenRequest, admin_claims
 from cocoa_tornado.rules.addresses import base_url
 from cocoa_tornado.settings import Settings
 
+from .listeners import is_of_another_user
 from .mint_token import user_name
 from .options import load_settings
 
@@ -33,10 +34,12 @@ def console_link(settings: Settings, url: str) -> str | None:
 
 def admin_url(settings: Settings) -> str | None:
     """Where a gateway with these settings will have its console; None if it picks the port itself."""
-    host, port = settings.host, settings.port
-    if settings.admin_port is not None:
-        host, port = settings.admin_host, settings.admin_port
+    host, port = settings.host if settings.admin_port is None else settings.admin_host, _port(settings)
     return base_url(host, port, tls=settings.tls_cert is not None) if port else None
+
+
+def _port(settings: Settings) -> int:
+    return settings.port if settings.admin_port is None else settings.admin_port
 
 
 def main(port: str) -> None:
@@ -44,7 +47,8 @@ def main(port: str) -> None:
     try:
         settings = load_settings(None, {"port": port}).settings
         url = admin_url(settings)
-        link = None if url is None else console_link(settings, url)
+        # Whatever another user serves there would get the token.
+        link = None if url is None or is_of_another_user(_port(settings)) else console_link(settings, url)
     except (click.ClickException, CocoaError):
         return
     if link is not None:
