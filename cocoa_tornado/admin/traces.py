@@ -58,9 +58,13 @@ class Traces:
             return TraceAnswer()
         outcomes, notes, others = await self._outcomes(records)
         payload = records[-1].payload
+        steps: list[TraceStep] = []
+        for found in records:
+            steps += self._steps(found, outcomes)
+            await asyncio.sleep(0)  # it may be for 100,000 devices
         return TraceAnswer(
             records=len(records),
-            steps=tuple(step for found in records for step in self._steps(found, outcomes)),
+            steps=tuple(steps),
             devices=tuple(
                 TraceDevice(device_id, outcome, notes.get(device_id, "")) for device_id, outcome in outcomes.items()
             ),
