@@ -7,7 +7,7 @@ import logging
 import math
 from asyncio import Future
 from collections.abc import Callable, Coroutine, Mapping
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any, ClassVar, Concatenate, Final, ParamSpec, TypeAlias, TypeVar
 
 import msgspec
@@ -90,6 +90,7 @@ class AdminHandler(ReadsBody):
     scopes: ClassVar[Mapping[str, str]] = {"GET": READ}
     max_body_bytes = 64 * 1024
     operator: Operator | None = None
+    _about: Mapping[str, str] = MappingProxyType({})
 
     def initialize(self, context: WebContext, admin: AdminContext) -> None:  # type: ignore[override]  # one more
         super().initialize(context)
@@ -176,7 +177,11 @@ class AdminHandler(ReadsBody):
         if self.operator is not None and self.request.method not in ("GET", "HEAD", "OPTIONS"):
             extra = {"method": self.request.method, "path": shown_path(self.request.path), "status": self.get_status()}
             who = {"sub": one_line(self.operator.subject), "remote_ip": self.request.remote_ip}
-            log.info("admin request", extra=who | extra)
+            log.info("admin request", extra=who | extra | dict(self._about))
+
+    def note_in_log(self, name: str, text: str) -> None:
+        """Say in that line what has changed, if the path does not."""
+        self._about = {name: one_line(text)}
 
     # -- who asks
 

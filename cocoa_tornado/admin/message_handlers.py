@@ -52,6 +52,7 @@ class MessagesHandler(AdminHandler):
             # Whether it was published is unknown after a timeout; a second attempt should name the same id.
             self._refuse_unavailable()
         else:
+            self.note_in_log("id", message_id)
             self.answer(202, {"id": message_id})
 
     def _refuse_unavailable(self) -> None:

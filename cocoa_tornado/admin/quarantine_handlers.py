@@ -174,7 +174,9 @@ class RequeueHandler(AdminHandler):
         except (BrokerError, TimeoutError):
             refuse_unavailable(self)
         else:
-            self.answer(202, {"id": judge.message_id or place})
+            message_id = judge.message_id or place
+            self.note_in_log("id", message_id)
+            self.answer(202, {"id": message_id})
 
 
 def refuse_unavailable(handler: AdminHandler) -> None:

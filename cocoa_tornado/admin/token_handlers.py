@@ -33,10 +33,11 @@ class DeviceTokenHandler(AdminHandler):
         lifetime_s = min(LIFETIME_S, policy.max_lifetime_s or LIFETIME_S)
         claims = token_claims(TokenRequest("", 0, lifetime_s=lifetime_s, extra_claims=asked), policy, now)
         try:
-            check_claims(claims, policy, now)
+            identity = check_claims(claims, policy, now)
         except IdentityError as error:
             raise Invalid(error.reason) from error
         token = signer.sign(claims)
         if len(token) > policy.max_token_bytes:
             raise Invalid("body: the token would be too long")
+        self.note_in_log("device_id", identity.device_id)
         self.answer(200, {"token": token, "type": "Bearer", "expires_in": int(lifetime_s)})

@@ -271,3 +271,19 @@ async def test_every_change_is_logged_with_the_subject_of_its_token(
         ("ann\\n2026 INFO forged", "DELETE", target, 200),
         ("eve", "DELETE", target, 403),
     ]
+
+
+async def test_the_log_says_what_was_sent_and_whose_token_was_made(
+    start_admin: StartAdmin, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    gateway = await start_admin()
+    for path, body in (
+        ("/device-token", {"device_id": "doll\u202e"}),
+        ("/messages", {"device_id": "doll", "id": "m\n1", "text": "a secret"}),
+    ):
+        await send(gateway, "POST", BASE + path, admin_token(), json.dumps(body).encode())
+    lines = [vars(record) for record in caplog.records if record.getMessage() == "admin request"]
+    assert [line["status"] for line in lines] == [200, 202]
+    assert (lines[0]["device_id"], lines[1]["id"]) == ("doll\\u202e", "m\\n1")
+    assert "secret" not in caplog.text
