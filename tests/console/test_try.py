@@ -127,6 +127,11 @@ async def test_messages_go_both_ways_and_each_end_is_explained_and_survived(
         await page.fill("[name=text]", "from the doll")
         await page.press("Enter")
         await until_in(page, JOURNAL, "sent\\s*text from the doll")
+        # The log has a bound.
+        for number in range(210):
+            await gateway.publish("doll", f"many {number}")
+        await until_in(page, JOURNAL, "many 209")
+        assert await page.evaluate("document.querySelectorAll('.journal li').length") == 200
         # Kicked, and asked to come back after a second: it does.
         assert (await ask(gateway, "DELETE", "/devices/doll/connections?reconnect_after=1")).body["closed"] == 1
         await until_in(

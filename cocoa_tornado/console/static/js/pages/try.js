@@ -2,12 +2,15 @@
 
 import {api} from "../api.js";
 import {h, show} from "../dom.js";
-import {action, choice, field, id, input, pageHead, panel, toastError, traceLink} from "../parts.js";
+import {action, choice, field, id, input, pageHead, panel, scopeHint, toastError, traceLink} from "../parts.js";
 import {samples} from "../samples.js";
+import {session} from "../session.js";
 import {devicePanel} from "../try/device_panel.js";
 import {Journal} from "../try/journal.js";
 import {Link} from "../try/link.js";
 import {speakingPanel} from "../try/speaking.js";
+
+const WRITE = "admin:write";
 
 export const title = "Try it";
 
@@ -47,15 +50,23 @@ function sendPanel(link, deviceId) {
     }
   }
 
+  function permit() {
+    const may = way === "up" || session.may(WRITE);
+    button.disabled = !may;
+    button.title = may ? "" : `Needs the scope ${WRITE}`;
+    show(result, may ? null : scopeHint(WRITE));
+  }
+
   form.addEventListener("submit", (event) => event.preventDefault());
   form.append(
     choice("Direction", "way", [["down", "To the device"], ["up", "From the device"]], way, (chosen) => {
       way = chosen;
-      show(result);
+      permit();
     }),
     h("div", {class: "bar"}, field("Text", text), button),
     result,
   );
+  permit();
   return panel("Send a message", form);
 }
 

@@ -53,7 +53,7 @@ export function devicePanel({onConnect, onDisconnect, onHurry, signal}) {
 
   if (!session.may("admin:write")) {
     own.open = true;
-    show(notes, note("warn", h("strong", {}, "Without a token of your own no device can be made. "), scopeHint("admin:write")));
+    show(notes, note("warn", h("strong", {}, "Paste a device token. "), scopeHint("admin:write")));
   }
 
   function drawState({kind = "", text}) {

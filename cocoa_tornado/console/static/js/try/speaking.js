@@ -50,16 +50,17 @@ export function speakingPanel({link, signal, isSpeechOff}) {
     if (!source && !isOpen) show(status, "Connect the device first.");
   }
 
-  const trouble = (kind, error) => {
+  const troubleNote = (kind, error) => {
     const [title, text] = TROUBLE[kind] ?? TROUBLE.other;
-    show(notes, note(kind === "insecure" ? "warn" : "bad", h("strong", {}, `${title}. `), text(error)));
+    return note(kind === "insecure" ? "warn" : "bad", h("strong", {}, `${title}. `), text(error));
   };
+  const trouble = (error) => show(notes, troubleNote(error.kind, error));
 
   /** Before anything is tried. */
   function preface() {
     isOff = isSpeechOff();
-    show(notes, isOff && note("warn", h("strong", {}, "Speech recognition is off. "), "This gateway counts audio and ignores it: no words will come. The setting is ", h("code", {}, "speech"), "."));
-    if (!mayHaveMicrophone()) trouble("insecure");
+    const off = isOff && note("warn", h("strong", {}, "Speech recognition is off. "), "This gateway counts audio and ignores it: no words will come. The setting is ", h("code", {}, "speech"), ".");
+    show(notes, off, !mayHaveMicrophone() && troubleNote("insecure"));
   }
 
   function onBlock({pcm, level: loudness}) {
@@ -119,7 +120,7 @@ export function speakingPanel({link, signal, isSpeechOff}) {
       if (source !== mine || signal.aborted) return;
       source = null;
       show(status);
-      trouble(error.kind, error);
+      trouble(error);
       draw();
     }
   }
@@ -140,7 +141,7 @@ export function speakingPanel({link, signal, isSpeechOff}) {
       if (source !== mine || signal.aborted) return;
       source = null;
       show(status);
-      trouble(error.kind, error);
+      trouble(error);
       draw();
     }
   }
