@@ -55,6 +55,13 @@ async def test_the_link_signs_in_and_leaves_no_token_and_an_operator_disconnects
         await page.until("document.querySelector('.stat strong')?.textContent === '1'")
         assert await page.evaluate("location.href") == f"http://127.0.0.1:{gateway.port}/#/"
         assert await page.evaluate("history.length") <= 2
+        # A chart in which numbers are missing is two lines with an area below each.
+        chart = "await import('/console/js/charts.js').then(({chart}) => chart('x', {format: String}))"
+        points = "[1, 2, null, 3, 4].map((each) => ({at: 0, values: [each]}))"
+        paths = (
+            f"(async () => {{ const it = {chart}; it.update({points}); return it.figure.querySelectorAll('path'); }})()"
+        )
+        assert await page.evaluate(f"{paths}.then((found) => found.length)") == 4
         kept = "JSON.stringify([localStorage.length, sessionStorage.length, document.cookie])"
         assert await page.evaluate(kept) == '[0,0,""]'
         # From here on by keyboard alone: the link in the navigation, the device, its button, the dialog.

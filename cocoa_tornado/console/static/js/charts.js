@@ -16,8 +16,7 @@ function ceiling(value) {
 
 /** Parts of a path, one for each unbroken run of numbers. */
 function runs(values) {
-  const found = [];
-  let run = [];
+  let [found, run] = [[], []];
   values.forEach((value, at) => {
     if (Number.isFinite(value)) run.push([at, value]);
     else if (run.length) [found, run] = [[...found, run], []];

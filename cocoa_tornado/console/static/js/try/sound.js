@@ -43,7 +43,7 @@ export async function openMicrophone({onBlock, onEnd, signal}) {
   const context = new AudioContext();
   const close = () => {
     release();
-    if (context.state !== "closed") context.close();
+    context.close().catch(() => {}); // it may be closed already
   };
   try {
     signal?.throwIfAborted(); // while the browser has asked the person

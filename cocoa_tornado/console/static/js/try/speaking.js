@@ -34,7 +34,8 @@ export function speakingPanel({link, signal, isSpeechOff}) {
   const status = h("p", {class: "small muted number", role: "status"});
   const notes = h("div", {class: "notes", role: "alert"});
   const hint = h("span", {class: "escape", hidden: true}, h("kbd", {class: "kbd"}, "Esc"), " stops");
-  let source = null; // {what, stop}: what is being sent, or about to be
+  // What is being sent, or about to be: {what, isOpening, stop, sent: pieces on this connection, farewell: text}
+  let source = null;
   let tick = null;
   let dropped = 0;
   let isOff = false;
@@ -66,11 +67,11 @@ export function speakingPanel({link, signal, isSpeechOff}) {
   function onBlock({pcm, level: loudness}) {
     level.push(loudness);
     if (link.backlog > MAX_BACKLOG) dropped++;
-    else link.send(pcm);
+    else if (link.send(pcm) && source !== null) source.sent++;
   }
 
   function begin(what) {
-    const mine = {what, isOpening: true, stop: () => {}};
+    const mine = {what, isOpening: true, stop: () => {}, sent: 0, farewell: null};
     [source, dropped] = [mine, 0];
     level.reset();
     preface();
@@ -81,11 +82,14 @@ export function speakingPanel({link, signal, isSpeechOff}) {
   function flows(mine, name) {
     mine.isOpening = false;
     const began = performance.now();
+    let isWarned = false;
     const say = () => {
       show(status, `${minutes(performance.now() - began)} · `, name, dropped ? ` · ${dropped} pieces dropped: the network is too slow` : null);
-      if (mine.what === "microphone" && level.isSilent(SILENT_S) && !notes.hasChildNodes()) {
-        show(notes, note("warn", h("strong", {}, "Nothing to hear. "), "Is it the right microphone, and is it on?"));
-      }
+      const isSilent = mine.what === "microphone" && level.isSilent(SILENT_S);
+      if (isSilent === isWarned) return;
+      isWarned = isSilent;
+      if (!isSilent) preface();
+      else notes.append(note("warn", h("strong", {}, "Nothing to hear. "), "Is it the right microphone, and is it on?"));
     };
     status.removeAttribute("role"); // a clock is not worth an announcement
     tick = setInterval(say, 500);
@@ -98,10 +102,10 @@ export function speakingPanel({link, signal, isSpeechOff}) {
     source = null;
     clearInterval(tick);
     status.setAttribute("role", "status");
-    show(status, text);
+    show(status, mine.farewell ?? text);
     level.reset();
-    // Without this the utterance ends with 0.8 s of silence, of which nothing is sent.
-    link.send('{"type":"audio_end"}');
+    // The gateway would wait for silence. Where it has heard nothing, this would be an ordinary message.
+    if (mine.sent && !isOff) link.send('{"type":"audio_end"}');
     draw();
   }
 
@@ -149,6 +153,7 @@ export function speakingPanel({link, signal, isSpeechOff}) {
   async function stop(text = "") {
     const mine = source;
     if (mine === null) return;
+    mine.farewell ??= text;
     await mine.stop();
     end(mine, text);
   }
@@ -185,6 +190,7 @@ export function speakingPanel({link, signal, isSpeechOff}) {
     changed() {
       if (!link.isOpen) words.cut();
       if (!link.isOpen && source !== null) {
+        source.sent = 0;
         stop(source.what === "microphone" ? "The connection has ended, so the microphone is off." : "The connection has ended.");
       } else if (link.isOpen && source === null) {
         show(status, isOff ? "" : "Ready.");
