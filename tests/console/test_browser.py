@@ -278,6 +278,9 @@ async def test_a_token_that_is_refused_leads_to_the_form_and_a_lost_server_to_a_
     async with chromium(tmp_path / "profile") as browser:
         page = await browser.page(f"http://127.0.0.1:{gateway.port}/#token=%")
         await page.until("document.activeElement.id === 'token' && document.activeElement.type === 'password'")
+        await page.fill("#token", "pasted … with a gap")
+        await page.press("Enter")
+        await page.until_text("That is not a token.")
         await page.fill("#token", "rubbish")
         await page.press("Enter")
         await page.until_text("does not accept this token")

@@ -13,7 +13,7 @@ import * as send from "./pages/send.js";
 import * as tail from "./pages/tail.js";
 import * as trace from "./pages/trace.js";
 import * as tryIt from "./pages/try.js";
-import {nothing, note, pageHead} from "./parts.js";
+import {failed, nothing, note, pageHead} from "./parts.js";
 import {here, href} from "./router.js";
 import {follow, samples} from "./samples.js";
 import {onChange, session, signIn, signOut, takeFromFragment} from "./session.js";
@@ -104,7 +104,12 @@ function visit(frame) {
   show(frame.content);
   const page = entry === null ? lostPage : rest.length && entry.below ? entry.below : entry.page;
   document.title = `${page.title} · cocoa console`;
-  page.render(frame.content, {parts: rest, query, signal: leave.signal});
+  try {
+    page.render(frame.content, {parts: rest, query, signal: leave.signal});
+  } catch (error) {
+    show(frame.content, pageHead(page.title), failed(error));
+    console.error(error);
+  }
   scrollTo(0, 0);
   return frame.content.querySelector("h1");
 }

@@ -36,7 +36,12 @@ function decoded(text) {
 
 /** Use this token from now on; the server judges it. */
 export function signIn(text) {
-  token = text.trim();
+  token = text.replace(/^\s*Bearer\s/i, "").replace(/\s/g, "");
+  if (!/^[\x21-\x7e]+$/.test(token)) {
+    // No header can have it.
+    signOut("That is not a token.");
+    return;
+  }
   claims = claimsOf(token);
   events.dispatchEvent(new CustomEvent("change"));
 }
