@@ -100,11 +100,13 @@ def explain(
     *,
     has_mailbox: bool,
     members: Sequence[str] | None = None,
+    now_ms: float = 0,
 ) -> list[Verdict]:
     """Return one verdict for each device that the record addresses, in the order in which the router has them.
 
     :param answers: to :func:`question_for`
     :param members: the recipients of a record that the mailbox fans out; None for other records
+    :param now_ms: Unix milliseconds; 0: its ``ttl`` has not ended
     """
     holders: dict[str, list[str]] = {}
     for answer in answers:
@@ -114,6 +116,9 @@ def explain(
         messages = [(0, device_id) for device_id in members]
     else:
         messages = messages_of([record], _Found(sorted(holders)), has_mailbox=has_mailbox)
+    options = record.options
+    if options is not None and 0 < options.expires_ms(record.timestamp_ms, now_ms) < now_ms:
+        return [Verdict(device_id, "drop", f"its ttl of {options.ttl_s} s has ended") for _, device_id in messages]
     # To this function every server is another one.
     routed = plan(messages, (), holders)
     unheld = frozenset(routed.unheld)

@@ -4,7 +4,22 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from .parts import Node, answer, array, body, in_path, in_query, record, ref, refusals, text, whole
+from .parts import (
+    Node,
+    answer,
+    array,
+    body,
+    in_path,
+    in_query,
+    json_in_query,
+    mapping,
+    record,
+    ref,
+    refusals,
+    text,
+    time,
+    whole,
+)
 
 BASE: Final = "/api/v1/admin"
 MAX_PAGE: Final = 1_000
@@ -163,6 +178,10 @@ PATHS: Final[dict[str, Node]] = {
             "What would become of a record; sends nothing",
             {"200": answer("Also for a record that is not valid", ref("Explanation"))},
             requestBody=body("The value of a record, valid or not", {}, RECORD, required=False),
+            parameters=[
+                json_in_query("headers", mapping(text()), "The record's headers"),
+                in_query("timestamp", time("The record's: its ttl counts from then")),
+            ],
         )
     },
     f"{BASE}/quarantine": {

@@ -98,6 +98,11 @@ def in_query(name: str, schema: Node, description: str = "") -> Node:
     return _described({"name": name, "in": "query", "schema": schema}, description)
 
 
+def json_in_query(name: str, schema: Node, description: str = "") -> Node:
+    """A field whose value is JSON text."""
+    return _described({"name": name, "in": "query", "content": {"application/json": {"schema": schema}}}, description)
+
+
 def in_path(name: str, schema: Node, example: object, description: str = "") -> Node:
     node = {"name": name, "in": "path", "schema": schema, "required": True, "example": example}
     return _described(node, description)

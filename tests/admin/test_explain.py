@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
 
@@ -140,3 +141,36 @@ async def test_with_a_mailbox_members_that_are_not_connected_are_among_the_devic
 def test_no_more_devices_are_listed_than_the_bound() -> None:
     devices = tuple(f"{number:05}" for number in range(MAX_DEVICES + 1))
     assert len(wishes(record(to={"all": True}), HolderAnswer("a", devices))) == MAX_DEVICES + 1
+
+
+async def test_the_headers_and_the_timestamp_of_the_record_count(gateway: Harness) -> None:
+    await gateway.raw("doll")
+
+    async def explained(**query: str) -> dict[str, Any]:
+        status, body, _ = await ask(gateway, "POST", f"/explain?{urlencode(query)}", {"device_id": "bear"})
+        assert status == 200, body
+        assert isinstance(body, dict)
+        return body
+
+    to_doll = json.dumps({"cocoa.to": '{"device":"doll"}', "mine": "1"})
+    assert [each["device_id"] for each in (await explained(headers=to_doll))["devices"]] == ["doll"]
+    assert (await explained(headers='{"cocoa.ttl":"-1"}'))["reason"] == "ttl"
+    both = json.dumps({"cocoa.to": '{"device":"doll"}', "cocoa.ttl": "5"})
+    for timestamp, would in (("2020-01-01T00:00:00Z", "drop"), ("2120-01-01T00:00:00+01:00", "send")):
+        (device,) = (await explained(headers=both, timestamp=timestamp))["devices"]
+        assert device["would"] == would
+    assert (await explained(headers=both, timestamp="0001-01-01T00:00:00Z"))["counts"] == {"drop": 1}
+
+
+@pytest.mark.parametrize("headers", ["[]", "{", '{"a":1}', '{"a":"1","a":"2"}', '{"a":"\\ud800"}', "5"])
+async def test_headers_that_are_none_are_a_400(gateway: Harness, headers: str) -> None:
+    query = urlencode({"headers": headers})
+    answered = await ask(gateway, "POST", f"/explain?{query}", {"device_id": "bear"})
+    assert answered[:2] == (400, {"message": "Invalid headers"})
+
+
+@pytest.mark.parametrize("timestamp", ["", "5", "tomorrow", "2020-01-01T00:00:00"])
+async def test_a_timestamp_that_is_none_is_a_400(gateway: Harness, timestamp: str) -> None:
+    query = urlencode({"timestamp": timestamp})
+    answered = await ask(gateway, "POST", f"/explain?{query}", {"device_id": "bear"})
+    assert answered[:2] == (400, {"message": "Invalid timestamp"})
