@@ -1,17 +1,22 @@
 """Ten faults, planted on a real Kafka and a real Redis, and the one line that ``cocoa admin trace`` begins with for
-each: it has to be enough to find the fault."""
+each: it has to be enough to find the fault. In the console, each is a few clicks from the overview."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import re
+from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from cocoa_tornado.presence import redis_scripts
 from cocoa_tornado.presence.redis_scripts import META
+from testing.browser import CHROMIUM
+from testing.chromium import Page, by_text, chromium
 from testing.kafka_admin import create_topic, writer
 from testing.raw_device import TEXT
 from testing.redis_server import RedisServer
@@ -56,8 +61,58 @@ async def says(gateway: Harness, message_id: str, expected: str) -> str:
     return said
 
 
+class Console:
+    """An operator with a browser, who begins at the overview. Without a Chromium there is none, and nothing is looked
+    for."""
+
+    def __init__(self, page: Page | None) -> None:
+        self._page = page
+
+    async def finds(self, *way: str, shows: str) -> None:
+        """Click a link or a button with each of these texts in turn; then the page shows a text.
+
+        :param way: ``Id of the message=m1`` fills a field, and presses Enter
+        """
+        if self._page is None:
+            return
+        assert len(way) <= 4
+        page = self._page
+        await page.evaluate("location.hash = '#/devices'")
+        await page.until("document.querySelector('h1')?.textContent === 'Devices'")
+        await page.evaluate("location.hash = '#/'")
+        await page.until_text("Connected devices")
+        for step in way:
+            name, equals, text = step.partition("=")
+            if not equals:
+                await page.click(by_text("main a, nav a, button, main label", name))
+                continue
+            field = f"{by_text('label', name)}?.control"
+            await page.until(f"(() => {{ const field = {field}; field?.focus(); field?.select(); return field; }})()")
+            await page.call("Input.insertText", text=text)
+            await page.press("Enter")
+        await page.until_text(shows)
+        print(" > ".join(("Overview", *way)), ":", shows)
+
+    async def traces(self, message_id: str, shows: str) -> None:
+        await self.finds("Trace", f"Id of the message={message_id}", shows=shows)
+
+
+@contextlib.asynccontextmanager
+async def console_of(gateway: Harness, folder: Path) -> AsyncIterator[Console]:
+    if CHROMIUM is None:
+        yield Console(None)
+        return
+    async with chromium(folder) as browser:
+        yield Console(await browser.page(f"http://127.0.0.1:{gateway.port}/#token={admin_token()}"))
+
+
 class Faults:
-    """Plants them, one after another, on the same two gateways."""
+    """Plants them, one after another, on the same two gateways.
+
+    :ivar console: of one of them
+    """
+
+    console: Console
 
     def __init__(self, site: Site, redis: RedisServer) -> None:
         self.site, self.redis = site, redis
@@ -81,16 +136,22 @@ class Faults:
         await self.publish("never-acknowledged", "mute")
         await device.read_until(TEXT)
         await says(a, "never-acknowledged", r"mute: written \(the device has never acknowledged anything\)")
+        await self.console.finds("Devices", "mute", shows="never: the device does not use cursors")
 
     async def a_full_box(self, a: Harness, b: Harness) -> None:
         for number in range(BOX + 1):
             await self.publish(f"full-box-{number}", "full")
         note = r"dropped from its full box; not connected, and no earlier connection is known"
         await says(a, "full-box-0", rf"full: overflow \({note}\)")
+        await self.console.finds(
+            "Trace one", "Id of the message=full-box-0", shows="full: overflow (dropped from its full"
+        )
 
     async def a_group_nobody_is_in(self, a: Harness, b: Harness) -> None:
         await self.publish("empty-group", to={"group": "kitchn"})
         await says(a, "empty-group", "not_connected; no device is in the group kitchn")
+        await self.console.traces("empty-group", "no device is in the group kitchn")
+        await self.console.finds("Devices", "Group=kitchn", "All members", shows="No member is known")
 
     async def a_wrong_key(self, a: Harness, b: Harness) -> None:
         device = await b.raw("doll")
@@ -98,6 +159,8 @@ class Faults:
         await device.read_until(TEXT)
         key = "its key names neither the device nor the session: the value decides"
         await says(a, "wrong-key", rf"doll: written \(the device has never acknowledged anything\); {key}")
+        await self.console.finds(shows="1 record had a key that names neither the device nor the session.")
+        await self.console.traces("wrong-key", key)
 
     async def a_wrong_signing_key(self, a: Harness, b: Harness) -> None:
         stranger = await b.upgrade(b.token("stranger", secret="another secret of thirty-two bytes, or more"))
@@ -105,22 +168,27 @@ class Faults:
         await self.publish("wrong-signature", "stranger")
         note = "not connected, and no earlier connection is known"
         await says(a, "wrong-signature", rf"stranger: waiting \({note}\)")
+        await self.console.finds(shows="token signed by another key")
 
     async def a_slow_reader(self, a: Harness, b: Harness) -> None:
         await b.raw("slow")
         with nothing_is_written():
             await self.publish("slow-reader", "slow")
             await says(a, "slow-reader", r"slow: waiting \(connected to b; messages queued for it: 1\)")
+            await self.console.finds(shows="Slow readers")
+            await self.console.finds("slow", shows="Last events")
 
     async def a_quarantined_record(self, a: Harness, b: Harness) -> None:
         await self.publish("quarantined", "doll", ttl="60")
         copy = r"its copy is \d/\d of the quarantine"
         await says(a, "quarantined", f"doll: quarantined; The record has an invalid ttl; {copy}")
+        await self.console.finds("Look at them", shows="invalid field ttl")
 
     async def an_expired_message(self, a: Harness, b: Harness) -> None:
         await self.publish("expired", "away", ttl=1)
         note = "its ttl of 1 s ended first; not connected, and no earlier connection is known"
         await says(a, "expired", rf"away: expired \({note}\)")
+        await self.console.traces("expired", "away: expired (its ttl of 1 s ended first")
 
     async def a_message_to_the_wrong_topic(self, a: Harness, b: Harness) -> None:
         wrong = f"{self.site.results}s"
@@ -134,6 +202,8 @@ class Faults:
         start = "Error: No server remembers this message; no box has it; none of the newest 1 records of the quarantine"
         await says(a, "wrong-topic", f"{start} is it; only the topic {self.site.results} is read")
         await says(a, f"{wrong}/0/0", f"{start} is it; only the topic {self.site.results} is read, not {wrong}")
+        await self.console.traces("wrong-topic", f"only the topic {self.site.results} is read.")
+        await self.console.traces(f"{wrong}/0/0", f"only the topic {self.site.results} is read, not {wrong}.")
 
     async def a_rebalance_loop(self, a: Harness, b: Harness) -> None:
         """Nothing is committed, and the partitions move."""
@@ -156,7 +226,9 @@ class Faults:
         while not any(re.search(r"; read \d times, by [abc](, [abc])+$", text) for text in said):
             assert asyncio.get_running_loop().time() < deadline, said
             said = await lines()
-        print(next(text for text in said if "read" in text))
+        at, moved = next((at, text) for at, text in enumerate(said) if "read" in text)
+        print(moved)
+        await self.console.traces(names[at], "; read ")
 
     async def a_fenced_server(self, a: Harness, b: Harness) -> None:
         await b.raw("held")
@@ -171,22 +243,26 @@ class Faults:
         await self.publish("fenced", "held")
         note = r"not connected: closed with 1001 by b at [\d:TZ.-]+, which was fenced once"
         await says(a, "fenced", rf"held: waiting \({note}\)")
+        await self.console.finds(shows="b has lost its lease in Redis, and with it its devices: fenced 1 time")
 
 
-async def test_one_line_is_enough_to_find_each_of_ten_faults(site: Site, redis_server: RedisServer) -> None:
+async def test_one_line_or_a_few_clicks_are_enough_to_find_each_of_ten_faults(
+    site: Site, redis_server: RedisServer, tmp_path: Path
+) -> None:
     settle(redis_server)
     await site.create(PARTITIONS)
     faults = Faults(site, redis_server)
     a, b = await faults.start("a"), await faults.start("b")
     await eventually(lambda: len(a.gateway.presence.others()) == 1, KAFKA_PATIENCE_S)
-    await faults.a_device_that_never_acknowledges(a, b)
-    await faults.a_full_box(a, b)
-    await faults.a_group_nobody_is_in(a, b)
-    await faults.a_wrong_key(a, b)
-    await faults.a_wrong_signing_key(a, b)
-    await faults.a_slow_reader(a, b)
-    await faults.a_quarantined_record(a, b)
-    await faults.an_expired_message(a, b)
-    await faults.a_message_to_the_wrong_topic(a, b)
-    await faults.a_rebalance_loop(a, b)
-    await faults.a_fenced_server(a, b)
+    async with console_of(a, tmp_path / "profile") as faults.console:
+        await faults.a_device_that_never_acknowledges(a, b)
+        await faults.a_full_box(a, b)
+        await faults.a_group_nobody_is_in(a, b)
+        await faults.a_wrong_key(a, b)
+        await faults.a_wrong_signing_key(a, b)
+        await faults.a_slow_reader(a, b)
+        await faults.a_quarantined_record(a, b)
+        await faults.an_expired_message(a, b)
+        await faults.a_message_to_the_wrong_topic(a, b)
+        await faults.a_rebalance_loop(a, b)
+        await faults.a_fenced_server(a, b)

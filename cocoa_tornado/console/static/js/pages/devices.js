@@ -84,6 +84,7 @@ export function render(main, {query, signal}) {
   }
 
   function empty() {
+    if (listsMembers) return nothing("No member is known", "No device that is connected names it in its token. Those that are not connected are known where there is a mailbox, for as long as member_ttl says.");
     if (query.prefix && !query.user && !query.group) return nothing("No such device is connected", "Its box and its last events are on ", h("a", {href: href(["devices", query.prefix])}, "the page of ", id(query.prefix)), ", if that is the whole id.");
     if (query.prefix || query.user || query.group) return nothing("No such device is connected", "Nothing matches the filter. A user id is a number, or text in quotes: 99 and \"99\" are two users.");
     return nothing("No device is connected", "A device connects to /ws with its token. ", h("a", {href: href(["try"])}, "Be a device yourself"), ", or look at ", h("a", {href: href(["tail"])}, "what happens now"), ".");
