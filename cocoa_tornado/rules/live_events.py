@@ -63,7 +63,7 @@ class LiveEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     def size_bytes(self) -> int:
         """What it counts for in a queue."""
         text = None if self.message is None else self.message.text
-        return EVENT_BYTES + len(self.device_id or "") + len(text or "")
+        return EVENT_BYTES + len(self.device_id or "") + len(self.user or "") + len(text or "")
 
     def without_text(self) -> LiveEvent:
         if self.message is None or self.message.text is None:

@@ -46,6 +46,13 @@ def test_an_event_reaches_each_sink_once_with_the_watches_that_it_is_for() -> No
     assert (one.got, other.got, nothing.got) == ([(event, [1, 3])], [(event, [1])], [])
 
 
+def test_every_text_of_a_stranger_counts_in_a_queue() -> None:
+    sink = Kept(Watch(1))
+    DeviceEvents(live=live(sink)).note(identity("d" * 100, "u" * 10_000), "connected", 101, NOW)
+    ((event, _),) = sink.got
+    assert event.size_bytes >= EVENT_BYTES + 10_100
+
+
 def test_a_sink_is_added_once_and_gets_nothing_when_it_is_gone() -> None:
     sink = Kept(Watch(1))
     events = live(sink, sink)
