@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from testing.raw_device import TEXT
@@ -30,7 +32,11 @@ async def test_it_counts_connections_and_what_became_of_messages(start_admin: St
     assert row["counters"]["read"] == 2
     assert (row["counters"]["accepted"], row["counters"]["refused"]) == (1, 1)
     assert (row["refused"], row["closed"]) == ({"expired": 1}, {})
-    assert sum(row["latency"]) == row["counters"]["delivered"]
+    assert sum(row["latency"]) == row["counters"]["delivered"] == 1
+    late = await gateway.connect("away")
+    assert json.loads(await late.recv())["text"] == "later"
+    (row,) = (await ask(gateway, "GET", "/overview")).body["servers"]
+    assert (sum(row["latency"]), row["counters"]["delivered"]) == (1, 2)
     assert len(row["latency"]) == len(answered.body["latency_bounds_ms"]) + 1
     assert row["failing"] == []
     assert (row["counters"]["other_key"], row["counters"]["fenced"]) == (0, 0)

@@ -87,7 +87,7 @@ export function render(main, {parts, signal}) {
       ["Waiting", found.messages ? h("strong", {}, plural(found.messages, "message"), `, ${bytes(found.bytes)}`) : "nothing"],
       found.oldest && ["Oldest", time(found.oldest)],
       found.newest && ["Newest", time(found.newest)],
-      ["Acknowledged", found.acknowledged === null ? "never: the device does not use cursors" : h("span", {class: "number"}, Object.entries(found.acknowledged).map(([lane, last], which) => `${which ? ", " : ""}${lane} up to ${last}`))],
+      ["Acknowledged", found.acknowledged === null ? "never" : h("span", {class: "number"}, Object.entries(found.acknowledged).map(([lane, last], which) => `${which ? ", " : ""}${lane} up to ${last}`))],
     ]);
   }
 
