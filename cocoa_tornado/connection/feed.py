@@ -521,13 +521,22 @@ class BoxFeed:
         missed, ack = reader.looked(result, self._mail.mailbox.key)
         if not was_open and not reader.stands_by:
             self._note_loop(result)
-        if self._transients is not None and was_open and reader.epoch != epoch:
-            self._transients.forget_places()
+        if self._transients is not None:
+            if was_open and reader.epoch != epoch:
+                self._transients.forget_places()
+            elif not was_open:
+                self._drop_overtaken(self._transients)
         if missed:
             self._mail.counters.gaps += 1
             self._outlet.send(text_frame(gap_notice(missed)), 0, Terms(priority="high"))
         if ack is not None:
             self._carry_out(ack)
+
+    def _drop_overtaken(self, transients: Transients) -> None:
+        """It has turned out where the connection begins: an earlier one was sent messages that come after these."""
+        for lane in LANES:
+            for _, _, body, timestamp_ms, _, _ in transients.take_before(lane, self._reader.feed(lane).position):
+                self._drop(CATCHING_UP, body, timestamp_ms)
 
     def _note_loop(self, box: Box) -> None:
         """For operators: whether the connection begins with messages that were written on an earlier one."""

@@ -272,6 +272,8 @@ class Delivering(RuleBasedStateMachine):
 
     @rule(messages=st.lists(OPTIONS, min_size=1, max_size=6), is_seen=st.booleans())
     def store(self, messages: list[Options], is_seen: bool) -> None:
+        """Or another server does. It reads on only behind what this one has read, so behind what waits here."""
+        is_seen = is_seen or self._waits_for_its_place()
         for options in messages:
             self.do(lambda options=options: self._store(options, is_seen))  # type: ignore[misc]  # the default has no type
 
@@ -289,6 +291,10 @@ class Delivering(RuleBasedStateMachine):
         self.do(lambda: self._store_in_one_turn(messages))
         self.read(size)
         self.hear(frames)
+
+    def _waits_for_its_place(self) -> bool:
+        transients = None if self.ours._box is None else self.ours._box._transients
+        return transients is not None and any(each.after is None for each in transients._waiting)
 
     def _store_in_one_turn(self, messages: list[Priority]) -> None:
         for priority in messages:
@@ -407,3 +413,17 @@ class Delivering(RuleBasedStateMachine):
 
 TestDelivering = Delivering.TestCase
 TestDelivering.settings = examples(60, steps=30)
+
+
+def test_what_an_earlier_connection_was_sent_is_followed_by_nothing_that_comes_before_it() -> None:
+    state = Delivering()
+    state.begin(box=3, outbox=1)
+    state.forward(is_interim=False, priority="normal")
+    state.live(frames=0, is_next_turn=False, messages=["normal"], size=108)
+    state.live(frames=10, is_next_turn=False, messages=["high"], size=1)
+    state.reconnect()
+    state.arrive()  # before the connection knows where it begins
+    state.live(frames=1, is_next_turn=False, messages=["normal"], size=59)
+    state.each_lane_is_in_order()
+    state.teardown()
+    state.each_lane_is_in_order()
