@@ -46,7 +46,8 @@ class Server:
         self.walk, self.name = walk, name
         self.rate = 1 + walk.random.uniform(-0.01, 0.01)
         self.offset = walk.random.uniform(0, 100)
-        self.wall_skew_s = walk.random.uniform(-1, 1)
+        # Clocks are synchronized: with more, generations may go back if Redis loses its tail twice within that time.
+        self.wall_skew_s = walk.random.uniform(-0.05, 0.05)
         self.is_alive = self.cut = self.is_deaf = False
         self.paused_until = self.paused_s = self.disturbed_at = 0.0
         self.incarnation = 0
