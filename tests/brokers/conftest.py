@@ -16,13 +16,17 @@ LINGER_S = 10.0  # a thread that is trying to connect when its broker is closed 
 
 @pytest.fixture(autouse=True)
 def threads_end() -> Iterator[None]:
-    """No thread of an adapter outlives its test: it would log into the next one, and so does kafka-python's."""
+    """No thread of an adapter outlives its test: it would log into the next one, and so does kafka-python's.
+
+    Closing may: librdkafka hangs for good in one of some hundred runs in which its brokers have gone. The adapter then
+    goes on without it.
+    """
     before = set(threading.enumerate())  # one that hangs fails one test
     yield
     for thread in threading.enumerate():
         if thread.name.startswith("cocoa-kafka-") and thread not in before:
             thread.join(LINGER_S)
-            assert not thread.is_alive(), f"{thread.name} does not end"
+            assert not thread.is_alive() or thread.name == "cocoa-kafka-closing", f"{thread.name} does not end"
 
 
 @pytest.fixture(autouse=True)
