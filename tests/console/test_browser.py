@@ -254,7 +254,7 @@ async def test_every_page_fits_a_phone_and_says_what_the_token_does_not_permit(
         await visit(page, "devices/doll")
         await page.until(f"{by_text('button', 'Disconnect')}?.disabled")
         await visit(page, "send")
-        await page.until_text("admin:write")
+        await page.until_text("cocoa mint-token --admin --scope admin:read --scope admin:write")
         # The menu is a button here.
         assert await page.evaluate("!document.querySelector('nav').checkVisibility()")
         await page.click(by_text("button", "Menu"))
@@ -294,6 +294,8 @@ async def test_a_token_that_is_refused_leads_to_the_form_and_a_lost_server_to_a_
         assert await page.evaluate(theme) == "dark"
         await page.evaluate("globalThis.fetch = async () => { throw new TypeError('gone'); }")
         await page.until_text("Connection lost.")
+        await page.until_text("out of date")
+        assert not await page.evaluate("document.body.innerText.includes('all ready')")
         await page.click(by_text("button", "Sign out"))
         await page.until("document.querySelector('#token')")
         assert (await ask(gateway, "GET", "/overview")).status == 200

@@ -101,13 +101,12 @@ export const loading = (rows = 4) =>
 
 export const nothing = (title, ...text) => h("div", {class: "state"}, icon("inbox"), h("strong", {}, title), text.length ? h("p", {}, text) : null);
 
-/** What to do about a token without a scope. */
-export const scopeHint = (scope) => [
-  "Your token does not have the scope ",
-  h("code", {}, line(scope)),
-  ". Another one does: ",
-  h("code", {}, `cocoa mint-token --admin --scope admin:read --scope ${line(scope)}`),
-];
+/** What to do about a token without a scope: one that has it, and those of the present one. */
+export const scopeHint = (scope) => {
+  const scopes = [...new Set(["admin:read", ...session.scopes, scope])];
+  const command = `cocoa mint-token --admin ${scopes.map((each) => `--scope ${line(each)}`).join(" ")}`;
+  return ["Your token does not have the scope ", h("code", {}, line(scope)), ". Another one does: ", h("code", {}, command)];
+};
 
 /** What an error looks like; retry: what its button does. */
 export function failed(error, retry) {

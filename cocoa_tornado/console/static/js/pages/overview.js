@@ -32,7 +32,7 @@ const STATS = [
     "Connected devices",
     "Connections",
     {format: number, least: 5, values: (point) => [point.connections]},
-    (last) => ({main: number(last.devices), beside: last.connections === last.devices ? "one connection each" : plural(last.connections, "connection")}),
+    (last) => ({main: number(last.devices), beside: last.connections === 0 ? "none" : last.connections === last.devices ? "one connection each" : plural(last.connections, "connection")}),
   ],
   [
     "Delivered",
@@ -189,7 +189,7 @@ export function render(main, {signal}) {
     drawn ??= build();
     const {stats, slots} = drawn;
     const failing = answer.servers.filter((row) => row.failing.length);
-    show(state, failing.length ? pill("bad", "not ready") : answer.missing.length ? pill("warn", "servers missing") : pill("ok", "all ready"));
+    show(state, samples.error ? pill("warn", "out of date") : failing.length ? pill("bad", "not ready") : answer.missing.length ? pill("warn", "servers missing") : pill("ok", "all ready"));
     refresh(slots.notes, attention(answer));
     stats.forEach((each) => each.update(samples.points));
     refresh(slots.servers, table("Servers", SERVER_COLUMNS, answer.servers));
