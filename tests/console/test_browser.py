@@ -274,7 +274,7 @@ async def test_every_page_fits_a_phone_and_says_what_the_token_does_not_permit(
 async def test_a_token_that_is_refused_leads_to_the_form_and_a_lost_server_to_a_banner(
     start_admin: StartAdmin, tmp_path: Path
 ) -> None:
-    gateway = await start_admin()
+    gateway = await start_admin(server_name="here")
     async with chromium(tmp_path / "profile") as browser:
         page = await browser.page(f"http://127.0.0.1:{gateway.port}/#token=%")
         await page.until("document.activeElement.id === 'token' && document.activeElement.type === 'password'")
@@ -292,6 +292,11 @@ async def test_a_token_that_is_refused_leads_to_the_form_and_a_lost_server_to_a_
         assert await page.evaluate(theme) == "light dark"
         await page.click(by_text("button", "Dark theme"))
         assert await page.evaluate(theme) == "dark"
+        await page.evaluate(
+            "const real = fetch; globalThis.fetch = async (...request) =>"
+            ' new Response((await (await real(...request)).text()).replaceAll(\'"server":"here"\', \'"server":"b"\'))'
+        )
+        await page.until_text("here has left: it answered last at")
         await page.evaluate("globalThis.fetch = async () => { throw new TypeError('gone'); }")
         await page.until_text("Connection lost.")
         await page.until_text("out of date")

@@ -5,8 +5,10 @@ import {api, poll} from "./api.js";
 
 const EVERY_MS = 2000;
 const KEPT = 60;
+const REMEMBERED_MS = 15 * 60_000;
 const events = new EventTarget();
 let before = null;
+const answered = new Map(); // when each server has answered last
 let stop = null;
 
 export const samples = {
@@ -16,6 +18,11 @@ export const samples = {
   latest: null,
   /** the last error, or null */
   error: null,
+  /** servers that have answered in the last quarter of an hour, and are no longer there: [name, ms] */
+  get gone() {
+    const present = [...(samples.latest?.missing ?? []), ...(samples.latest?.servers ?? []).map((row) => row.server)];
+    return [...answered].filter(([name, at]) => !present.includes(name) && Date.now() - at < REMEMBERED_MS);
+  },
   onChange(listener, signal) {
     events.addEventListener("change", listener, {signal});
   },
@@ -66,6 +73,7 @@ function add(answer) {
     point.rates = totals;
     point.latency = {p50: quantile(0.5, latency, answer.latency_bounds_ms), p99: quantile(0.99, latency, answer.latency_bounds_ms)};
   }
+  for (const row of rows) answered.set(row.server, point.at);
   before = {at, rows: new Map(rows.map((row) => [row.server, row]))};
   samples.points = [...samples.points.slice(1 - KEPT), point];
   samples.latest = answer;
@@ -79,6 +87,7 @@ export function follow(isSignedIn) {
   stop?.abort();
   stop = null;
   if (!isSignedIn) {
+    answered.clear();
     [before, samples.points, samples.latest, samples.error] = [null, [], null, null];
     return;
   }

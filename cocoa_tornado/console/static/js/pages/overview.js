@@ -4,7 +4,7 @@ import {api, poll} from "../api.js";
 import {chart} from "../charts.js";
 import {h, refresh, show} from "../dom.js";
 import {bytes, duration, milliseconds, number, plural, rate} from "../format.js";
-import {deviceLink, failed, id, loading, missingNote, note, nothing, pageHead, panel, pill, table} from "../parts.js";
+import {deviceLink, failed, id, loading, missingNote, note, nothing, pageHead, panel, pill, table, time} from "../parts.js";
 import {href} from "../router.js";
 import {samples} from "../samples.js";
 
@@ -69,6 +69,7 @@ function attention(answer) {
   const rows = answer.servers;
   const total = (name) => rows.reduce((sum, row) => sum + (row.counters[name] ?? 0), 0);
   const found = [missingNote(answer.missing)];
+  for (const [name, at] of samples.gone) found.push(note("warn", h("strong", {}, id(name)), " has left: it answered last at ", time(new Date(at).toISOString()), ". It was stopped, or it has died; its devices connect to the others."));
   for (const row of rows) {
     if (row.failing.length) found.push(note("bad", h("strong", {}, id(row.server), " is not ready: "), row.failing.join(", "), "."));
     const warnings = Object.entries(row.parts).filter(([name, part]) => !part.ok && !row.failing.includes(name));
