@@ -49,13 +49,13 @@ export function render(main, {signal}) {
     const state = h("span", {role: "status"}, record.requeued && pill("ok", "put back"));
     const buttons = h("span", {class: "side buttons"});
     const note409 = h("div", {role: "alert"});
-    const settle = (text, kind = "ok") => {
-      show(state, pill(kind, text));
+    const settle = (text, kind = "ok", ...more) => {
+      show(state, pill(kind, text), more);
       show(buttons);
     };
     const requeue = async (body) => {
       const {id: messageId} = await api.post(path("quarantine", record.partition, record.offset, "requeue"), body);
-      settle("put back");
+      settle("put back", "ok", " as ", traceLink(messageId));
       toast("ok", "On the results topic again, as ", traceLink(messageId), ".");
     };
     const guarded = async (body) => {
@@ -84,7 +84,7 @@ export function render(main, {signal}) {
       h("header", {}, pill("bad", line(record.reason ?? "unknown")), h("span", {}, REASONS[record.reason] ?? ""), state, buttons),
       h("p", {class: "muted small"}, time(record.timestamp), " · ", origin, record.key !== null && [" · key ", id(record.key)], ` · ${bytes(record.value_bytes)}`, dropped(record.dropped)),
       value(record),
-      record.headers.length > 0 && h("p", {class: "small"}, record.headers.map((each, at) => [at ? " · " : "", id(each.name), ": ", each.value === null ? h("span", {class: "muted"}, icon("lock")) : id(each.value)])),
+      record.headers.length > 0 && h("p", {class: "small"}, h("span", {class: "muted"}, "headers "), record.headers.map((each, at) => [at ? " · " : "", id(each.name), ": ", each.value === null ? h("span", {class: "muted"}, icon("lock")) : id(each.value)])),
       note409,
     );
   }
