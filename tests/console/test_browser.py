@@ -118,6 +118,11 @@ async def test_a_message_is_sent_seen_and_traced_and_a_rejected_record_put_back_
         await page.until_text("Published.")
         assert json.loads(await device.recv())["text"] == "Good night"
         await tail.until_text("Good night")
+        # However long another message is, it is a few lines.
+        await gateway.publish("doll", "\n".join(["long"] * 8_000))
+        await device.recv()
+        await tail.until_text("long \u23ce long")
+        assert await tail.evaluate("document.querySelector('.tail').scrollHeight") < 800
         message_id = await tail.until("document.querySelector('.tail .meta a')?.textContent")
         await tail.click("document.querySelector('.tail .meta a')")
         await tail.until(f"location.hash === '#/trace/{message_id}'")

@@ -11,6 +11,7 @@ import {readEvents} from "../stream.js";
 export const title = "Live tail";
 
 const KEPT = 500;
+const LONGEST = 240; // characters
 const KINDS = ["message", "connected", "refused", "challenged", "closed"];
 const MARKS = {message: "info", connected: "ok", refused: "bad", challenged: "warn", closed: "", lost: "bad"};
 
@@ -24,8 +25,13 @@ function words(event) {
   } catch {
     // It is shown as it is.
   }
-  if (said === null || said === "") return message(event.text);
-  return h("details", {}, h("summary", {}, message(said)), h("pre", {}, lines(event.text)));
+  return h("details", {}, h("summary", {}, message(beginning(said || event.text))), h("pre", {tabindex: 0}, lines(event.text)));
+}
+
+/** The first words of a text, on one line: no message pushes others out of sight. */
+function beginning(text) {
+  const found = Array.from(text.slice(0, 2 * LONGEST).replace(/\s*[\r\n]\s*/g, " \u23ce "));
+  return found.length > LONGEST || text.length > 2 * LONGEST ? `${found.slice(0, LONGEST).join("")}\u2026` : found.join("");
 }
 
 function details(event) {
