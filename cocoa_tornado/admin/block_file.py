@@ -27,6 +27,7 @@ class BlockFile:
 
     def __init__(self, path: Path | None) -> None:
         self._path = path
+        self._changing = asyncio.Lock()  # a change that began before another one's end would undo that
 
     def __repr__(self) -> str:
         return f"<BlockFile {self._path}>"
@@ -40,14 +41,17 @@ class BlockFile:
     async def write(self, device_id: str, until: float | None) -> None:
         if self._path is None:
             raise BlockFault("there is no data directory; set COCOA_DATA_DIR")
-        blocks = self._read(self._path)
-        blocks.pop(device_id, None)
-        if until is not None:
-            blocks[device_id] = until
-        await self._keep(self._path, blocks)
+        async with self._changing:
+            blocks = self._read(self._path)
+            blocks.pop(device_id, None)
+            if until is not None:
+                blocks[device_id] = until
+            await self._keep(self._path, blocks)
 
     async def forget(self, over: Mapping[str, float]) -> None:
-        if self._path is not None:
+        if self._path is None:
+            return
+        async with self._changing:
             blocks = self._read(self._path)
             kept = {name: until for name, until in blocks.items() if over.get(name) != until}
             await self._keep(self._path, kept)

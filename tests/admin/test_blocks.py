@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import math
 import time
@@ -136,6 +137,15 @@ async def check_store(store: BlockStore, other: BlockStore) -> None:
 async def test_a_file_keeps_blocks(tmp_path: Path) -> None:
     path = tmp_path / "folder" / "blocked.json"
     await check_store(BlockFile(path), BlockFile(path))
+
+
+async def test_changes_of_a_file_that_are_made_at_the_same_time_do_not_undo_each_other(tmp_path: Path) -> None:
+    store = BlockFile(tmp_path / "blocked.json")
+    await store.write("over", 1_600_000_000.0)
+    names = [f"doll-{number}" for number in range(5)]
+    changes = [store.write(name, math.inf) for name in names]
+    await asyncio.gather(*changes, store.forget({"over": 1_600_000_000.0}), store.write("bear", 1_700_000_000.0))
+    assert set(await store.read()) == {*names, "bear"}
 
 
 async def test_blocks_that_are_over_are_removed_from_the_store_when_it_is_read(tmp_path: Path) -> None:
