@@ -112,6 +112,8 @@ class Subscriber:
 
     def _sent(self, batch: EventBatch, sent: asyncio.Future[Fate]) -> None:
         self._is_sending = False
+        if self._is_closed:
+            return  # the server may have subscribed again meanwhile
         fate = Fate.CLOSED if sent.cancelled() else sent.result()
         if fate in (Fate.NO_SERVER, Fate.CLOSED):
             self._on_end()

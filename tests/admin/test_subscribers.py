@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from unittest.mock import Mock
 
 import pytest
 
@@ -16,7 +17,7 @@ from cocoa_tornado.admin.subscribers import (
     WatchRow,
 )
 from cocoa_tornado.relay.messages import Query, RelayMessage
-from cocoa_tornado.relay.port import RelayLimits
+from cocoa_tornado.relay.port import Fate, RelayLimits
 from cocoa_tornado.rules.identity import DeviceIdentity
 from cocoa_tornado.rules.live_events import EVENT_BYTES, LiveEvent, LiveEvents, ToWrite
 from testing.waiting import eventually
@@ -157,6 +158,27 @@ def test_a_server_that_has_ended_is_sent_nothing_more() -> None:
         await source.subscribe(server="gone")
         source.write()
         await eventually(lambda: not source.live.sinks)
+
+    run(test)
+
+
+def test_what_an_earlier_subscription_could_not_send_does_not_end_the_next_one() -> None:
+    async def test() -> None:
+        source = Source()
+        await source.subscribe()
+        relay, fate = source.stand.relays["b"], asyncio.get_running_loop().create_future()
+        sent = Mock(return_value=fate)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(relay, "send", sent)
+            source.write()
+            await eventually(lambda: sent.called)
+        source.subscribers.close()
+        await source.subscribe()
+        fate.set_result(Fate.NO_SERVER)
+        await some_turns()
+        source.write()
+        await eventually(lambda: len(source.events) == 1)
+        source.subscribers.close()
 
     run(test)
 
