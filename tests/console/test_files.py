@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import shutil
+import subprocess
 import tomllib
 from pathlib import Path
 
@@ -155,6 +157,25 @@ def test_the_files_load_nothing_from_elsewhere_and_have_no_inline_code() -> None
         assert not re.search(r"localStorage|sessionStorage|indexedDB|document\.cookie", text), name
         if name.endswith((".html", ".svg")):
             assert not re.search(r"<script(?![^>]* src=)|<style|\son[a-z]+=|\sstyle=", text), name
+
+
+PAUSES = """
+import {getEventListeners} from "node:events";
+globalThis.location = new URL("http://127.0.0.1/");
+const {pause} = await import(process.argv[1]);
+const leave = new AbortController();
+for (let at = 0; at < 5; at++) await pause(0, leave.signal);
+const left = getEventListeners(leave.signal, "abort").length;
+const last = pause(1e6, leave.signal).catch((error) => error.name);
+leave.abort();
+console.log(left, await last);
+"""
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="no Node.js")
+def test_a_page_that_waits_again_and_again_collects_no_listeners() -> None:
+    command = ["node", "--input-type=module", "--eval", PAUSES, (STATIC / "js" / "api.js").as_uri()]
+    assert subprocess.run(command, capture_output=True, check=True, text=True).stdout == "0 AbortError\n"
 
 
 def test_an_installation_has_every_file() -> None:

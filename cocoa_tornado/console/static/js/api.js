@@ -101,11 +101,15 @@ const asText = (body) => (typeof body === "string" || body === undefined ? body 
 /** Wait, or throw if the signal aborts. */
 export function pause(ms, signal) {
   return new Promise((resolve, reject) => {
-    const timer = setTimeout(resolve, ms);
-    signal?.addEventListener("abort", () => {
+    const abort = () => {
       clearTimeout(timer);
       reject(signal.reason);
-    }, {once: true});
+    };
+    const timer = setTimeout(() => {
+      signal?.removeEventListener("abort", abort); // a page that stays open waits thousands of times
+      resolve();
+    }, ms);
+    signal?.addEventListener("abort", abort, {once: true});
   });
 }
 
