@@ -172,7 +172,8 @@ class Router:
                     self._begin(batch)
                 except Exception:
                     self._local.failed_elsewhere(len(batch.records))
-                    if self._mailbox is None:  # as in _carry_out(); what is not stored is read again after a restart
+                    # As in _carry_out(); what is not stored is read again after a restart.
+                    if self._mailbox is None and not any(flight.batch is batch for flight in self._in_flight):
                         batch.done()
         finally:
             self._is_routing_held = False

@@ -246,6 +246,23 @@ async def test_a_fault_of_a_batch_that_has_waited_costs_no_other_and_it_is_not_d
     assert (texts(client), stand.done) == (["0", "2"], ["0", "2"])
 
 
+@pytest.mark.logs("cocoa.router", "routing failed")
+async def test_a_batch_that_has_waited_and_is_in_flight_in_spite_of_a_fault_is_done_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stand = Stand()
+    with monkeypatch.context() as patch:
+        patch.setattr(stand.router, "_has_to_hold", lambda: True)
+        stand.router(stand.batch(text(0, "gone")))
+    with monkeypatch.context() as patch:
+        patch.setattr(stand.router._neighbors, "is_shared", lambda _: True)
+        patch.setattr(stand.router, "_go_on", Mock(side_effect=RuntimeError("a fault")))
+        stand.router._route_held()
+    assert stand.done == []
+    stand.router._go_on()
+    assert stand.done == [""]
+
+
 async def test_batches_are_sent_in_their_order_though_the_second_is_stored_first() -> None:
     mailbox = SlowMailbox()
     stand = await Stand(mailbox).open()
