@@ -213,9 +213,10 @@ async def read_body(reader: asyncio.StreamReader, response: Response, max_body_b
 
 
 async def body_pieces(reader: asyncio.StreamReader, response: Response) -> AsyncIterator[bytes]:
-    """The body of a response that goes on for a while, as it comes: in chunks, or until the connection ends.
+    """The body of a response that goes on for a while, as it comes: in chunks of any size, or until the connection
+    ends. A piece has at most ``MAX_HEAD_BYTES``.
 
-    :raises NotHttpError: the connection ends in the middle of it, or a chunk is larger than ``MAX_BODY_BYTES``
+    :raises NotHttpError: the connection ends in the middle of it
     :raises OSError: the connection failed
     """
     with _problems_named():
@@ -224,9 +225,13 @@ async def body_pieces(reader: asyncio.StreamReader, response: Response) -> Async
                 yield data
             return
         while size := await _chunk_size(reader):
-            if not 0 < size <= MAX_BODY_BYTES:
-                raise NotHttpError(f"the answer has a chunk of {size} bytes")
-            yield (await reader.readexactly(size + 2))[:-2]
+            if size < 0:
+                raise NotHttpError("the answer is not HTTP/1.1")
+            while size:
+                data = await reader.readexactly(min(size, MAX_HEAD_BYTES))
+                yield data
+                size -= len(data)
+            await reader.readexactly(2)
 
 
 @contextlib.contextmanager

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from cocoa_tornado.probe.target import Target
 from cocoa_tornado.probe.wire import (
+    MAX_HEAD_BYTES,
     NotHttpError,
     Response,
     Upgrade,
@@ -144,8 +145,13 @@ def test_any_body_has_a_json_value_or_none(body: bytes) -> None:
         (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n5\r\nde", NotHttpError),
         (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nffffffff\r\nde", NotHttpError),
         (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\nde", NotHttpError),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n-2\r\nde", NotHttpError),
+        (
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n\r\n" % (2**21, b"x" * 2**21),
+            [b"x" * MAX_HEAD_BYTES] * 32,
+        ),
     ],
-    ids=["chunks", "to the end", "cut", "a huge chunk", "no chunk"],
+    ids=["chunks", "to the end", "cut", "a chunk that is cut", "no chunk", "a negative one", "a message of 2 MiB"],
 )
 def test_a_body_that_goes_on_is_read_in_pieces(data: bytes, expected: object) -> None:
     async def read() -> list[bytes]:
