@@ -22,6 +22,7 @@ MAX_RECONNECT_S: Final = 86_400
 MANY_WAITING: Final = 100
 """Messages in a queue that are worth a colour."""
 _NUMBERS: Final = ("RTT MS", "QUEUE")
+_OF_CONNECTION: Final = ("CONNECTED", "IP", "VERSION", *_NUMBERS, "LAST ACTIVITY")
 _EVENT_COLOURS: Final = {"connected": "green", "refused": "red", "closed": "yellow"}
 
 
@@ -197,24 +198,26 @@ def unblock(admin: Admin, device_id: str) -> None:
 
 
 def _device_lines(rows: Sequence[dict[str, Any]]) -> list[str]:
-    headers = ("DEVICE", "USER", "GROUPS", "SERVER", "CONNECTED", "IP", "VERSION", *_NUMBERS, "LAST ACTIVITY")
+    headers = ("DEVICE", "USER", "GROUPS", "SERVER", *_OF_CONNECTION)
     shown: list[list[Cell | str]] = []
     for row in rows:
         who = [plain(row["device_id"]), user_shown(row), plain(row["groups"])]
-        shown += [
-            [
-                *who,
-                plain(each["server"]),
-                plain(each["connected_at"]),
-                plain(each["ip"]),
-                plain(each["version"]),
-                plain(each["rtt_ms"]),
-                queue_shown(each["queue"]),
-                plain(each["last_activity"]),
-            ]
-            for each in row["connections"]
-        ] or [[*who, *[NOTHING] * (len(headers) - len(who))]]
+        shown += [[*who, plain(each["server"]), *_connection_cells(each)] for each in row["connections"]] or [
+            [*who, *[NOTHING] * (len(headers) - len(who))]
+        ]
     return table(headers, shown, _NUMBERS) if shown else []
+
+
+def _connection_cells(connection: dict[str, Any]) -> list[Cell | str]:
+    """The columns ``_OF_CONNECTION``."""
+    return [
+        plain(connection["connected_at"]),
+        plain(connection["ip"]),
+        plain(connection["version"]),
+        plain(connection["rtt_ms"]),
+        queue_shown(connection["queue"]),
+        plain(connection["last_activity"]),
+    ]
 
 
 def user_shown(row: dict[str, Any]) -> str:
@@ -248,20 +251,8 @@ def _about(value: dict[str, Any]) -> Iterator[str]:
     if connections:
         yield ""
         yield from table(
-            ("SERVER", "GENERATION", "CONNECTED", "IP", "VERSION", *_NUMBERS, "LAST ACTIVITY"),
-            [
-                [
-                    plain(each["server"]),
-                    plain(each["generation"]),
-                    plain(each["connected_at"]),
-                    plain(each["ip"]),
-                    plain(each["version"]),
-                    plain(each["rtt_ms"]),
-                    queue_shown(each["queue"]),
-                    plain(each["last_activity"]),
-                ]
-                for each in connections
-            ],
+            ("SERVER", "GENERATION", *_OF_CONNECTION),
+            [[plain(each["server"]), plain(each["generation"]), *_connection_cells(each)] for each in connections],
             _NUMBERS,
         )
     if events:

@@ -47,7 +47,7 @@ def main(port: str) -> None:
     try:
         settings = load_settings(None, {"port": port}).settings
         url = admin_url(settings)
-        # Whatever another user serves there would get the token.
+        # What another user serves there would get the token.
         link = None if url is None or is_of_another_user(_port(settings)) else console_link(settings, url)
     except (click.ClickException, CocoaError):
         return

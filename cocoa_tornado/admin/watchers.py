@@ -112,7 +112,7 @@ class Watchers:
         return watcher
 
     def remove(self, watcher: Watcher) -> None:
-        """Nobody reads this stream any more. Idempotent."""
+        """The client of this stream has gone. Idempotent."""
         if self._watchers.pop(watcher.row.number, None) is not None:
             self._follow()
 

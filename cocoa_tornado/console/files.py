@@ -1,4 +1,4 @@
-"""The files of the console, read once. What is not among them is not served, whatever a path says."""
+"""The files of the console, read once. No path leads to another file."""
 
 from __future__ import annotations
 

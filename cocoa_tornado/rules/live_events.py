@@ -1,6 +1,6 @@
 """What happens to this server's devices, as it happens: who watches what, and the queues of those that do. Pure.
 
-Nothing is made while nobody watches: the caller looks at :attr:`LiveEvents.sinks` first.
+Without watchers no event is made: the caller looks at :attr:`LiveEvents.sinks` first.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class WrittenMessage(msgspec.Struct, frozen=True, kw_only=True):
     :ivar interim: a later one of its session replaces it
     :ivar length: of the message, in bytes, without its cursor
     :ivar age_ms: since the record's timestamp; None: that is not known
-    :ivar text: the message; None: nobody who watches may see it
+    :ivar text: the message; None: no watcher may see it
     """
 
     id: str | None
@@ -123,7 +123,7 @@ class LiveEvents:
 
     :param server: returns the name of this server
     :param wall_clock: Unix seconds
-    :ivar sinks: empty while nobody watches: then don't call the other methods
+    :ivar sinks: empty without watchers: then don't call the other methods
     """
 
     __slots__ = ("_server", "_wall_clock", "sinks")

@@ -78,7 +78,7 @@ class BatchTrace:
     :ivar at_s: when this server got it, Unix seconds
     :ivar sender: the server that has forwarded it; '' if this server has read it
     :ivar size: what it counts for
-    :ivar has_options: whether any of its records has options, such as an id; None: nobody has looked
+    :ivar has_options: whether any of its records has options, such as an id; None: not known yet
     :ivar routed_at_s: when it was sent to the devices that are here; 0: it waits
     :ivar stored_at_s: when it was stored; 0: it was not
     :ivar to_append: the messages that are stored: index of the record and device
