@@ -122,11 +122,17 @@ class Router:
         return f"<Router {len(self._in_flight) + len(self._held)} batches in flight>"
 
     def __call__(self, batch: Batch) -> None:
+        fault: Exception | None = None
         for portion in [batch] if self._mailbox is None else portions(batch):
             if self._held or self._has_to_hold():
                 self._held.append(portion)
-            else:
+                continue
+            try:
                 self._begin(portion)
+            except Exception as error:  # it costs the other portions nothing
+                fault = error
+        if fault is not None:
+            raise fault
 
     def _has_to_hold(self) -> bool:
         """Whether the next batch waits as it is: its messages may be a thousand times as many as its records."""
@@ -261,7 +267,12 @@ class Router:
         """Begin the batches that had to wait for earlier ones."""
         while self._to_send and not self._waits_for_lease() and self._is_in_order(self._to_send[0]):
             flight = self._to_send.popleft()
-            if not self._send_to_holders(flight):
+            try:
+                is_sent = self._send_to_holders(flight)
+            except Exception:
+                self._local.failed_elsewhere(0)
+                is_sent = False
+            if not is_sent:
                 self._find_holders(flight)
 
     def _is_in_order(self, flight: InFlight) -> bool:
@@ -349,14 +360,17 @@ class Router:
     def _on_stored(
         self, flight: InFlight, stored: asyncio.Future[list[int | None]], storing: Callable[[], None]
     ) -> None:
-        if stored.cancelled() or stored.exception() is not None:
-            flight.is_stored = flight.is_given_up = True
-        else:
-            storing()
-            if self._memory is not None and flight.trace is not None:
+        is_given_up = stored.cancelled() or stored.exception() is not None
+        try:
+            if self._memory is not None and flight.trace is not None and not is_given_up:
                 self._memory.stored(flight.trace, flight.to_append, stored.result())
-            self._find_holders(flight)  # now, even if earlier batches are still waiting
-        self._go_on()
+        finally:
+            if is_given_up:
+                flight.is_stored = flight.is_given_up = True
+            else:
+                storing()
+                self._find_holders(flight)  # now, even if earlier batches are still waiting
+            self._go_on()
 
     def _find_holders(self, flight: InFlight, asked: Holders | None = None) -> None:
         """The batch is stored, or need not be: look up the holders of the devices that are not here.

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from unittest.mock import Mock
 
 import pytest
 from hypothesis import given
@@ -330,3 +331,19 @@ def test_batches_behind_one_for_a_group_are_sent_to_holders_as_soon_as_that_one_
         assert (run.world.got, len(run.done), len(run.world.look_ups)) == ({STAYS: [0, 2, 3, 4]}, 5, 0)
 
     asyncio.run(play())
+
+
+@pytest.mark.logs("cocoa.router", "routing failed")
+def test_a_fault_before_a_batch_is_sent_holds_up_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def play() -> list[int]:
+        playing = Play()
+        with monkeypatch.context() as patch:
+            patch.setattr(playing.router._local, "drop_expired", Mock(side_effect=RuntimeError("a fault")))
+            playing.read("gone")
+        playing.world.look_ups.popleft()()  # as for a batch that the relay cannot take
+        await _settle()
+        playing.read("gone")
+        await playing.execute()
+        return playing.done
+
+    assert asyncio.run(play()) == [1, 1]

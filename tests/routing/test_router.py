@@ -22,6 +22,7 @@ from cocoa_tornado.presence.local import LocalPresence
 from cocoa_tornado.relay.memory import MemoryRelay
 from cocoa_tornado.routing import router as router_module
 from cocoa_tornado.routing.address import Address, Devices, Everyone, Group, User
+from cocoa_tornado.routing.portions import FAN_OUTS_TOGETHER
 from cocoa_tornado.routing.round_trips import RoundTrips
 from cocoa_tornado.routing.router import Router
 from cocoa_tornado.rules.addressing import Options
@@ -29,6 +30,7 @@ from cocoa_tornado.rules.audiences import audiences_of
 from cocoa_tornado.rules.box import BoxLimits, PageLimits
 from cocoa_tornado.rules.records import Record
 from cocoa_tornado.rules.terms import Terms
+from cocoa_tornado.rules.trace_memory import TraceMemory
 
 from ..clients import FakeClient, connect
 
@@ -222,6 +224,36 @@ async def test_a_batch_that_the_mailbox_rejects_with_a_fault_holds_up_no_other_a
     stand.router(stand.batch(text(1), name="1"))
     await mailbox.store(0)
     assert (texts(client), stand.done, stand.router._messages) == (["1"], ["1"], 0)
+
+
+async def test_a_part_of_a_batch_that_the_mailbox_rejects_with_a_fault_costs_the_others_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    mailbox = SlowMailbox()
+    stand = await Stand(mailbox).open()
+    append = Mock(side_effect=[RuntimeError("a fault"), asyncio.Future()])
+    with monkeypatch.context() as patch:
+        patch.setattr(mailbox, "append", append)
+        with pytest.raises(RuntimeError):
+            stand.router(stand.batch(*(text(number, Group("all")) for number in range(FAN_OUTS_TOGETHER + 1))))
+    assert (append.call_count, stand.done) == (2, [])
+
+
+async def test_a_batch_that_was_stored_is_sent_in_spite_of_a_fault_of_what_is_remembered_of_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    mailbox = SlowMailbox()
+    stand = await Stand(mailbox).open()
+    client = stand.connect()
+    memory = Mock(spec=TraceMemory, stored=Mock(side_effect=RuntimeError("a fault")))
+    monkeypatch.setattr(stand.router, "_memory", memory)
+    loop, faults = asyncio.get_running_loop(), list[object]()
+    loop.set_exception_handler(lambda _, context: faults.append(context["exception"]))
+    stand.router(stand.batch(text(0), name="0"))
+    await mailbox.store(0)
+    stand.router(stand.batch(text(1), name="1"))
+    await mailbox.store(1)
+    assert (texts(client), stand.done, len(faults)) == (["0", "1"], ["0", "1"], 2)
 
 
 @pytest.mark.logs("cocoa.router", "routing failed")
