@@ -63,7 +63,7 @@ def test_whatever_answers_it_is_one_line(name: str) -> None:
 @commands
 def test_an_answer_of_another_form_is_one_line(command: tuple[str, ...]) -> None:
     for body in (b"{}", b'{"devices":5,"closed":"x","records":[{}],"steps":[5],"valid":true}'):
-        with answering(lambda send, body=body: send(answer(body))) as url:  # type: ignore[misc]
+        with answering(lambda send, body=body: send(answer(body))) as url:  # type: ignore[misc]  # the default has no type
             result = at(url, *command)
         if command[0] not in ("unblock",):  # of whose answer it uses nothing
             fails(result, "cannot read its answer")

@@ -139,7 +139,7 @@ async def test_a_slow_watcher_learns_how_many_events_it_has_lost_and_slows_no_de
 
 
 async def test_a_watcher_that_leaves_is_forgotten_at_once(gateway: Harness) -> None:
-    live = gateway.gateway._devices.events.live  # type: ignore[union-attr]
+    live = gateway.gateway._devices.events.live  # type: ignore[union-attr]  # it has started
     for leave in ("reset", "close"):
         stream = await EventStream.open(gateway)
         assert len(live.sinks) == 1
@@ -236,7 +236,7 @@ async def test_when_the_last_watcher_leaves_the_other_servers_send_no_more(
 ) -> None:
     monkeypatch.setattr("cocoa_tornado.admin.subscribers.LEASE_S", 0.2)
     a, b = two_admins
-    there = b.gateway._devices.events.live  # type: ignore[union-attr]
+    there = b.gateway._devices.events.live  # type: ignore[union-attr]  # it has started
     stream = await EventStream.open(a)
     assert len(there.sinks) == 1
     await stream.end()
@@ -248,7 +248,7 @@ async def test_a_subscription_is_renewed_as_long_as_an_operator_watches(
 ) -> None:
     monkeypatch.setattr("cocoa_tornado.admin.watchers.RENEW_S", 0.05)
     a, b = two_admins
-    there = b.gateway._devices.events.live  # type: ignore[union-attr]
+    there = b.gateway._devices.events.live  # type: ignore[union-attr]  # it has started
     stream = await EventStream.open(a)
     for sink in there.sinks:
         there.discard(sink)

@@ -59,7 +59,7 @@ def test_every_command_of_the_page_exists_with_its_options(tmp_path: Path, monke
         while words and isinstance(command, click.Group):
             found = (cocoa if command.name is None else command).get_command(context, words[0])
             assert found is not None, line
-            command, words = found, words[1:]  # type: ignore[assignment]
+            command, words = found, words[1:]  # type: ignore[assignment]  # a group's command
         if words:
             command.make_context(command.name, words).close()
 

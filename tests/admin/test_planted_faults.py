@@ -210,7 +210,7 @@ class Faults:
     async def a_rebalance_loop(self, a: Harness, b: Harness) -> None:
         """Nothing is committed, and the partitions move."""
         for gateway in (a, b):
-            gateway.gateway.broker._consuming.offsets_to_commit = dict  # type: ignore[attr-defined]
+            gateway.gateway.broker._consuming.offsets_to_commit = dict  # type: ignore[attr-defined]  # never any
         device = await a.raw("again")
         names = [f"rebalance-{number}" for number in range(PARTITIONS)]
 

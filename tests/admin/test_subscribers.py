@@ -102,7 +102,7 @@ def test_what_the_relay_does_not_take_is_told_once_it_takes_something_again() ->
 
 
 def test_the_next_batch_waits_until_the_relay_has_taken_the_last() -> None:
-    """A relay that is away holds one batch, whatever happens meanwhile."""
+    """A relay that is away holds one batch, however many events come."""
 
     async def test() -> None:
         source = Source()
@@ -113,7 +113,7 @@ def test_the_next_batch_waits_until_the_relay_has_taken_the_last() -> None:
             sent.append(message)
             return asyncio.get_running_loop().create_future()
 
-        relay.send = hold  # type: ignore[assignment]
+        relay.send = hold  # type: ignore[assignment]  # a method, for this test
         for _ in range(3 * MAX_EVENTS):
             source.write()
             await asyncio.sleep(0)

@@ -38,7 +38,7 @@ async def test_slow_readers_are_those_with_the_largest_queues_and_the_longest_ro
         await gateway.raw(device_id)
         client = gateway.gateway.hub.get_client_by_device(device_id)
         assert client is not None
-        client.protocol.heartbeat.round_trip_s = 0.1 * number  # type: ignore[attr-defined]
+        client.protocol.heartbeat.round_trip_s = 0.1 * number  # type: ignore[attr-defined]  # as if measured
         client.protocol.write = object()  # type: ignore[attr-defined]  # the socket is busy
         for _ in range(number):
             client.send(b"x", 0)
@@ -50,7 +50,7 @@ async def test_slow_readers_are_those_with_the_largest_queues_and_the_longest_ro
     assert [(row["device_id"], row["rtt_ms"]) for row in body["round_trips"]] == [("doll-2", 200.0), ("doll-1", 100.0)]
     for gateway in two_admins:
         for client in gateway.gateway.hub:
-            client.protocol.write = None  # type: ignore[attr-defined]
+            client.protocol.write = None  # type: ignore[attr-defined]  # it is free
 
 
 async def test_devices_that_connect_again_and_again_or_are_refused_are_reconnects(two_admins: Two) -> None:

@@ -1,4 +1,4 @@
-"""What operators are told about a message that no server remembers: from the results topic, the boxes, the
+"""What the admin API says of a message that no server remembers: from the results topic, the boxes, the
 quarantine. The gateways remember nothing, as after a restart."""
 
 from __future__ import annotations

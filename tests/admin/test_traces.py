@@ -1,4 +1,4 @@
-"""What operators are told about a message afterwards: every step and every outcome, on one server and on several."""
+"""What the admin API says of a message afterwards: every step and every outcome, on one server and on several."""
 
 from __future__ import annotations
 
