@@ -46,7 +46,8 @@ def admin() -> None:
     answer are named on standard error.
 
     Exit status 0: found, or done. 1: not found, or the operation failed; one line on standard error says why. 2: wrong
-    usage. Colours are only for a terminal without NO_COLOR.
+    usage. In a pipeline whose next command has ended (`| head`), the command ends without a message, by SIGPIPE (141).
+    Colours are only for a terminal without NO_COLOR.
 
     \b
     A gateway on this machine, started with "cocoa serve":

@@ -18,6 +18,7 @@ from .admin_client import AGENT, AdminClient, AdminError, Unavailable, retry_aft
 from .admin_options import Admin, admin_command, note, print_json
 from .server_sent_events import Comment, Event, EventParser, TooLong
 from .terminal import Cell, paint, plain
+from .unread import while_read
 
 KINDS: Final = ("connected", "refused", "challenged", "closed", "message")
 LOST: Final = "lost"
@@ -81,7 +82,7 @@ def tail(
     """
     query = {"device": device, "user": user, "group": group}
     with contextlib.suppress(KeyboardInterrupt):
-        asyncio.run(_tail(admin, route_of("/events", query), kinds or KINDS, limit))
+        asyncio.run(while_read(_tail(admin, route_of("/events", query), kinds or KINDS, limit)))
 
 
 async def _tail(admin: Admin, route: str, kinds: Sequence[str], limit: int | None) -> None:

@@ -40,6 +40,9 @@ def cocoa() -> None:
       cocoa probe-device ws://127.0.0.1:8080/ws
       cocoa admin devices
 
+    Exit status: 0 success, 1 failure, with one line on standard error that says why, 2 wrong usage. In a pipeline whose
+    next command has ended (`| head`), a command ends without a message, by SIGPIPE, as other Unix tools do (141).
+
     \b
     Shell completion (bash; also zsh and fish):
       eval "$(_COCOA_COMPLETE=bash_source cocoa)"

@@ -10,6 +10,8 @@ import click
 
 from cocoa_tornado.plain_text import one_line
 
+from .streams import ReaderGone, die_of_sigpipe
+
 MAX_MESSAGE = 2000
 """The largest length of a message in characters. click quotes arguments of any length."""
 
@@ -25,7 +27,7 @@ class OneLineGroup(click.Group):
         standalone_mode: bool = True,
         **extra: Any,
     ) -> Any:
-        """Run, and exit with 0 (success), 1 (failure), 2 (wrong usage) or 130 (interrupted)."""
+        """Run, and exit with 0 (success), 1 (failure), 2 (wrong usage) or 130 (interrupted), or die of SIGPIPE."""
         if not standalone_mode:
             return super().main(args, prog_name, complete_var, False, **extra)
         try:
@@ -34,6 +36,8 @@ class OneLineGroup(click.Group):
         except click.exceptions.NoArgsIsHelpError as error:
             click.echo(error.format_message(), err=True)
             sys.exit(2)
+        except ReaderGone:
+            die_of_sigpipe()
         except click.ClickException as error:
             message = one_line(" ".join(error.format_message().split()), MAX_MESSAGE)
             click.echo(f"Error: {message}", err=True)

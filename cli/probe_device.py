@@ -437,6 +437,8 @@ def _can_print(texts: Iterable[str]) -> bool:
 async def _listen(session: Session, seconds: float) -> None:
     from cocoa_tornado.probe.run import listen
 
+    from .unread import while_read
+
     def show(message: Message) -> None:
         if isinstance(message, bytes):
             click.echo(f"(a binary message of {len(message)} bytes)", err=True)
@@ -444,4 +446,4 @@ async def _listen(session: Session, seconds: float) -> None:
             click.echo(message)
             sys.stdout.flush()
 
-    await listen(session, seconds, show)
+    await while_read(listen(session, seconds, show))

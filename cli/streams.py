@@ -1,13 +1,17 @@
 """Handles failures of standard output and standard error: a full disk, a pipe without a reader, a closed stream.
 
-If standard output fails, the command ends with one plain line and status 1. Output to a failing standard error is
-dropped.
+If standard output fails, the command ends with one plain line and status 1. If it is a pipe whose reader has ended, as
+in ``cocoa admin devices | head``, the command ends without a message, killed by SIGPIPE like git, grep or cat. Output
+to a failing standard error is dropped.
 """
 
 from __future__ import annotations
 
+import errno
 import io
+import logging
 import os
+import signal
 import sys
 from collections.abc import Callable
 from typing import Any, ClassVar, NoReturn, TextIO
@@ -24,6 +28,20 @@ class OutputLost(click.ClickException):
     """A write to standard output failed."""
 
     exit_code: ClassVar[int] = 1
+
+
+class ReaderGone(OutputLost):
+    """Standard output is a pipe whose reader has ended."""
+
+
+def die_of_sigpipe() -> NoReturn:
+    """End the process by SIGPIPE, as other Unix tools do whose reader has ended. Shells show status 141."""
+    logging.shutdown()
+    # Python ignores the signal, so that the write fails instead.
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGPIPE])
+    os.kill(os.getpid(), signal.SIGPIPE)
+    os._exit(128 + signal.SIGPIPE)
 
 
 def guard_standard_streams() -> None:
@@ -63,7 +81,7 @@ class _Descriptor(io.RawIOBase):
     Otherwise Python would retry the buffered output at exit, and print an error.
     """
 
-    def __init__(self, number: int, on_failure: Callable[[str], None], is_closed: bool = False) -> None:
+    def __init__(self, number: int, on_failure: Callable[[OSError], None], is_closed: bool = False) -> None:
         self._number, self._on_failure, self._is_closed = number, on_failure, is_closed
         self._has_failed = False
 
@@ -81,10 +99,10 @@ class _Descriptor(io.RawIOBase):
             return len(data)
         try:
             if self._is_closed:
-                return self._fail("it is closed", len(data))
+                return self._fail(OSError(errno.EBADF, "it is closed"), len(data))
             return self._write(data)
         except OSError as error:
-            return self._fail(error.strerror or str(error), len(data))
+            return self._fail(error, len(data))
 
     def _write(self, data: Any) -> int:
         while True:
@@ -94,15 +112,16 @@ class _Descriptor(io.RawIOBase):
                 # Another process that shares the pipe has made it non-blocking.
                 wait_writable(self._number, _LOOK_AGAIN_S)
 
-    def _fail(self, problem: str, size: int) -> int:
+    def _fail(self, error: OSError, size: int) -> int:
         self._has_failed = True
-        self._on_failure(problem)
+        self._on_failure(error)
         return size
 
 
-def _output_lost(problem: str) -> NoReturn:
-    raise OutputLost(f"cannot write to standard output: {problem}")
+def _output_lost(error: OSError) -> NoReturn:
+    kind = ReaderGone if error.errno == errno.EPIPE else OutputLost
+    raise kind(f"cannot write to standard output: {error.strerror or error}") from error
 
 
-def _drop(problem: str) -> None:
+def _drop(error: OSError) -> None:
     """Do nothing, as standard error itself has failed."""

@@ -268,19 +268,64 @@ def test_a_report_of_the_probe_that_is_lost_is_one_line_and_status_1(
     assert says_that_output_is_lost(result), result.stderr
 
 
-def test_output_that_a_pipe_without_a_reader_does_not_take_is_one_line_and_status_1(tmp_path: Path) -> None:
+def unread(folder: Path, arguments: list[str], **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run a command whose standard output is a pipe without a reader."""
     reader, writer = os.pipe()
     os.close(reader)
-    result = subprocess.run(
-        [COCOA, *COMMANDS["token"]],
-        env=environment(tmp_path) | {"COCOA_JWT_SECRET": SECRET},
+    try:
+        return subprocess.run(
+            [COCOA, *arguments],
+            env=environment(folder) | {"COCOA_JWT_SECRET": SECRET} | variables,
+            stdin=subprocess.DEVNULL,
+            stdout=writer,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=PATIENCE_S,
+        )
+    finally:
+        os.close(writer)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_that_is_not_read_any_more_dies_of_sigpipe_without_a_message(tmp_path: Path, command: str) -> None:
+    result = unread(tmp_path, COMMANDS[command])
+    assert (result.returncode, result.stderr) == (-signal.SIGPIPE, "")
+
+
+def test_a_pipeline_has_the_status_that_other_tools_have(tmp_path: Path) -> None:
+    script = f"{COCOA} --help | true; echo ${{PIPESTATUS[0]}}; {COCOA} --help | head -1"
+    done = subprocess.run(["bash", "-c", script], env=environment(tmp_path), capture_output=True, timeout=PATIENCE_S)
+    status, usage = done.stdout.decode().splitlines()
+    assert status in ("0", "141")  # 0 if it has printed before the other one has ended
+    assert (usage.startswith("Usage: cocoa"), done.stderr) == (True, b"")
+
+
+@pytest.mark.parametrize("signals", ["ignored", "blocked"])
+def test_it_dies_of_sigpipe_also_if_its_parent_lets_no_signal_through(tmp_path: Path, signals: str) -> None:
+    change = {
+        "ignored": "signal.signal(signal.SIGPIPE, signal.SIG_IGN)",
+        "blocked": "signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGPIPE])",
+    }
+    program = f"import os, signal, sys; {change[signals]}; os.execv(sys.argv[1], sys.argv[1:])"
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        [sys.executable, "-c", program, COCOA, "--version"],
+        env=environment(tmp_path),
         stdout=writer,
         stderr=subprocess.PIPE,
-        text=True,
         timeout=PATIENCE_S,
     )
     os.close(writer)
-    assert says_that_output_is_lost(result), result.stderr
+    assert (done.returncode, done.stderr) == (-signal.SIGPIPE, b"")
+
+
+@pytest.mark.parametrize("options", [[], ["--format", "json"], ["--device-id", "doll", "--listen", "0"]])
+def test_a_probe_that_is_not_read_any_more_ends_at_once(start: Start, tmp_path: Path, options: list[str]) -> None:
+    url = f"ws://127.0.0.1:{announced_port(start(stdout=subprocess.PIPE, stderr=subprocess.DEVNULL))}/ws"
+    result = unread(tmp_path, ["probe-device", url, *options])
+    assert result.returncode == -signal.SIGPIPE
+    assert [line for line in result.stderr.splitlines() if not line.startswith("note: ")] == []
 
 
 @pytest.mark.parametrize("redirections", ["2>&-", "2>/dev/full"])
