@@ -13,6 +13,7 @@ COMMANDS: Final = {
     "kick": "admin_devices",
     "block": "admin_devices",
     "unblock": "admin_devices",
+    "empty": "admin_devices",
     "send": "admin_messages",
     "trace": "admin_messages",
     "explain": "admin_messages",

@@ -1,8 +1,9 @@
-"""``cocoa admin devices``, ``device``, ``kick``, ``block`` and ``unblock``."""
+"""``cocoa admin devices``, ``device``, ``kick``, ``block``, ``unblock`` and ``empty``."""
 
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
@@ -11,8 +12,8 @@ import click
 
 from cocoa_tornado.rules.durations import parse_duration_s
 
-from .admin_client import Answer, NotFound, in_path
-from .admin_options import Admin, admin_command, note
+from .admin_client import AdminError, Answer, NotFound, in_path
+from .admin_options import Admin, Timestamp, admin_command, note
 from .options import WrongUsage
 from .terminal import NOTHING, Cell, facts, plain, table
 
@@ -160,7 +161,9 @@ def kick(admin: Admin, device_id: str | None, user: str | None, group: str | Non
 
 @admin_command("block")
 @click.argument("device_id", metavar="DEVICE")
-@click.option("--until", metavar="TIME", help="The end of the block, in RFC 3339: 2030-01-01T00:00:00Z.")
+@click.option(
+    "--until", type=Timestamp(), metavar="TIME", help="The end of the block, in RFC 3339: 2030-01-01T00:00:00Z."
+)
 @click.option("--for", "duration", metavar="DURATION", help="Instead of a time: 90s, 15m, 24h, 7d.")
 def block(admin: Admin, device_id: str, until: str | None, duration: str | None) -> None:
     """Disconnect a device and refuse it (403).
@@ -192,6 +195,43 @@ def unblock(admin: Admin, device_id: str) -> None:
     """
     answer = admin.client.ask("DELETE", f"/devices/{in_path(device_id)}/block")
     admin.show(answer, [f"{plain(device_id)} may connect."])
+
+
+@admin_command("empty")
+@click.argument("device_id", metavar="DEVICE")
+@click.option("--yes", is_flag=True, help="Do not ask. Without a terminal, this is required.")
+def empty(admin: Admin, device_id: str, yes: bool) -> None:
+    """Delete all messages in the box of a device.
+
+    They cannot be restored. What is already queued for a connection is still sent. A message that the device gets at
+    the beginning of each connection, because it never acknowledges it, goes too.
+
+    Exit status 1 if the box was empty already, or if there is no mailbox.
+
+    \b
+      cocoa admin empty doll-1
+      cocoa admin empty doll-1 --yes
+    """
+    if not yes:
+        _confirm(f"Delete all messages in the box of {plain(device_id)}?")
+    answer = admin.client.ask("DELETE", f"/devices/{in_path(device_id)}/box")
+    deleted = answer.value["deleted"]
+    admin.show(answer, [f"Deleted {_counted(deleted, 'message')}."] if deleted else [])
+    if not deleted:
+        raise NotFound("there was no message to delete")
+
+
+def _confirm(question: str) -> None:
+    """Raise WrongUsage if there is no terminal to ask at, and AdminError if the answer is no."""
+    if not (sys.stdin and sys.stdin.isatty() and sys.stderr and sys.stderr.isatty()):
+        raise WrongUsage("There is no terminal to ask at: confirm with --yes.")
+    # click.confirm() prints a blank on standard output.
+    click.echo(f"{question} [y/N] ", err=True, nl=False)
+    typed = sys.stdin.buffer.readline()
+    if not typed.endswith(b"\n"):
+        click.echo(err=True)
+    if typed.strip().lower() not in (b"y", b"yes"):
+        raise AdminError("nothing was deleted")
 
 
 # -- what people see

@@ -9,8 +9,8 @@ from typing import Any, Final
 import click
 
 from .admin_client import AdminError, NotFound, in_path
-from .admin_options import Admin, admin_command, note
-from .admin_records import record_of, record_options
+from .admin_options import Admin, Timestamp, admin_command, note
+from .admin_records import headers_of, record_of, record_options
 from .terminal import Cell, Row, facts, plain, table
 
 MEANINGS: Final = {
@@ -79,18 +79,35 @@ def trace(admin: Admin, message_id: str) -> None:
 
 @admin_command("explain")
 @record_options
-def explain(admin: Admin, **options: Any) -> None:
+@click.option(
+    "--header",
+    "headers",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="A Kafka header of the record, such as cocoa.ttl=60, also of one in FILE; repeatable.",
+)
+@click.option(
+    "--timestamp",
+    type=Timestamp(),
+    metavar="TIME",
+    help="The record's Kafka timestamp, from which its ttl counts, in RFC 3339: 2030-01-01T00:00:00Z.  [default: now]",
+)
+def explain(admin: Admin, headers: tuple[str, ...], timestamp: str | None, **options: Any) -> None:
     """Show what would become of a record if it were published now. Sends nothing.
 
-    The record is in FILE (- is standard input), or the options make it, as for `cocoa admin send`.
+    The record is in FILE (- is standard input), or the options make it, as for `cocoa admin send`. A header
+    cocoa.<field> overrides the field of the value (docs/records.rst).
 
     Exit status 1 if the record is invalid, or would reach no device and no box.
 
     \b
       cocoa admin explain --group kitchen --text "Dinner"
       cocoa admin explain record.json
+      cocoa admin explain record.json --header cocoa.ttl=60 --header 'cocoa.to={"group":"kitchen"}'
+      cocoa admin explain record.json --timestamp 2030-01-01T00:00:00Z
     """
-    answer = admin.client.ask("POST", "/explain", body=record_of(options))
+    query = {"headers": headers_of(headers), "timestamp": timestamp}
+    answer = admin.client.ask("POST", "/explain", query, body=record_of(options))
     value = answer.value
     if not value["valid"]:
         admin.show(answer, [])

@@ -8,12 +8,14 @@ import re
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
 import click
 
 from cocoa_tornado.errors import KeyMaterialError
+from cocoa_tornado.plain_text import quoted
 from cocoa_tornado.probe.target import Target, parse_target, tls_context
 from cocoa_tornado.probe.verdicts import ProbeError
 from cocoa_tornado.rules.addresses import is_loopback
@@ -30,6 +32,22 @@ DEFAULT_TIMEOUT_S: Final = 20.0
 """A requeue may take a gateway 15 s."""
 _SENDABLE: Final = re.compile(r"[!-~]+")
 _FILE: Final = click.Path(exists=True, dir_okay=False, readable=True, path_type=Path)
+
+
+class Timestamp(click.ParamType[str]):
+    """A time in RFC 3339, as the API takes it. The value stays text."""
+
+    name = "time"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        text = str(value)
+        try:
+            has_zone = datetime.fromisoformat(text).tzinfo is not None
+        except ValueError:
+            has_zone = False
+        if not has_zone:
+            self.fail(f"{quoted(text)} is not a time in RFC 3339, such as 2030-01-01T00:00:00Z.", param, ctx)
+        return text
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, BinaryIO, Final
 
@@ -81,10 +81,19 @@ def record_of(options: Mapping[str, Any], now: datetime | None = None) -> bytes:
     record |= {} if options["ttl"] is None else {"ttl": _ttl(options["ttl"])}
     record |= {} if options["message_id"] is None else {"id": options["message_id"]}
     record |= dict(_field(text) for text in options["fields"])
-    try:
-        return json.dumps(record, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise WrongUsage("An argument is not UTF-8.") from error
+    return _encoded(record)
+
+
+def headers_of(texts: Sequence[str]) -> str | None:
+    """Return headers of the form ``NAME=VALUE`` as the JSON object that the API takes; None if there are none. Raises
+    WrongUsage."""
+    headers: dict[str, str] = {}
+    for text in texts:
+        name, value = _pair("--header", text)
+        if name in headers:
+            raise WrongUsage(f"--header {quoted(name)} is given twice: a record with a header twice is invalid.")
+        headers[name] = value
+    return _encoded(headers).decode("utf-8") if headers else None
 
 
 def read_whole(file: BinaryIO) -> bytes:
@@ -111,10 +120,22 @@ def _address(options: Mapping[str, Any]) -> dict[str, Any]:
     return {"to": {"group": options["group"]} if options["group"] is not None else {"all": True}}
 
 
-def _field(text: str) -> tuple[str, Any]:
+def _encoded(value: object) -> bytes:
+    try:
+        return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise WrongUsage("An argument is not UTF-8.") from error
+
+
+def _pair(option: str, text: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
     if not name or not equals:
-        raise WrongUsage(f"--field {quoted(text)} is not of the form NAME=VALUE.")
+        raise WrongUsage(f"{option} {quoted(text)} is not of the form NAME=VALUE.")
+    return name, value
+
+
+def _field(text: str) -> tuple[str, Any]:
+    name, value = _pair("--field", text)
     try:
         return name, json.loads(value)
     except (ValueError, RecursionError):

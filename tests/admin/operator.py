@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import importlib
 import json
+import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Final
 
 import click
@@ -16,6 +18,7 @@ from ..harness import Harness
 from .conftest import admin_token
 
 main: click.Command = importlib.import_module("cli.commands").cocoa
+COCOA: Final = str(Path(sys.executable).with_name("cocoa"))
 NO_ENVIRONMENT: Mapping[str, str | None] = {
     "COCOA_ADMIN_URL": None,
     "COCOA_ADMIN_TOKEN": None,
@@ -30,6 +33,7 @@ COMMANDS: Final = (
     ("kick", "doll"),
     ("block", "doll"),
     ("unblock", "doll"),
+    ("empty", "doll", "--yes"),
     ("send", "--device", "doll"),
     ("trace", "m1"),
     ("explain", "--device", "doll"),

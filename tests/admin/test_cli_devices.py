@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import os
+import signal
+import subprocess
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -11,8 +15,8 @@ from testing.raw_device import CLOSE, TEXT
 from testing.waiting import eventually
 
 from ..harness import Harness, Neighbors
-from .conftest import StartAdmin, ask
-from .operator import done, fails, json_of, run, words
+from .conftest import StartAdmin, admin_token, ask
+from .operator import COCOA, done, fails, json_of, run, words
 
 pytestmark = pytest.mark.gen_test(timeout=60)
 
@@ -157,11 +161,62 @@ async def test_a_block_may_end_at_a_time_or_after_one(gateway: Harness) -> None:
     assert lines == ["Blocked doll until 2100-01-01T00:00:00Z; closed 0 connections."]
     until = (await json_of(gateway, "block", "doll", "--for", "2h"))["until"]
     assert timedelta(hours=1) < datetime.fromisoformat(until) - datetime.now(UTC) <= timedelta(hours=2)
-    for wrong in ("yesterday", "2000-01-01T00:00:00Z", "2100-01-01T00:00:00"):
-        fails(await run(gateway, "block", "doll", "--until", wrong), "Invalid until")
+    fails(await run(gateway, "block", "doll", "--until", "2000-01-01T00:00:00Z"), "Invalid until")
+    for wrong in ("yesterday", "2100-01-01T00:00:00"):
+        fails(await run(gateway, "block", "doll", "--until", wrong), "is not a time in RFC 3339", 2)
     fails(await run(gateway, "block", "doll", "--until", "2100-01-01T00:00:00Z", "--for", "1h"), "exclusive", 2)
     fails(await run(gateway, "block", "doll", "--for", "x"), "--for: 'x' is not a duration", 2)
     fails(await run(gateway, "block", "doll", "--for", "9" * 30), "--for: too long", 2)
+
+
+async def test_a_box_is_emptied_once(start_admin: StartAdmin) -> None:
+    gateway = await start_admin(mailbox="memory://")
+    await (await gateway.raw("doll")).end()
+    for number in range(2):
+        await done(gateway, "send", "--device", "doll", "--text", "hello", "--id", f"m{number}")
+    while (await json_of(gateway, "device", "doll"))["box"]["messages"] < 2:
+        pass
+    fails(await run(gateway, "empty", "doll"), "There is no terminal to ask at: confirm with --yes.", 2)
+    assert await done(gateway, "empty", "doll", "--yes") == ["Deleted 2 messages."]
+    fails(await run(gateway, "empty", "doll", "--yes"), "there was no message to delete")
+    result = await run(gateway, "empty", "doll", "--yes", "--json")
+    assert (result.exit_code, json.loads(result.stdout)) == (1, {"deleted": 0})
+
+
+async def test_without_a_mailbox_there_is_no_box_to_empty(gateway: Harness) -> None:
+    fails(await run(gateway, "empty", "doll", "--yes"), "There is no mailbox")
+
+
+@pytest.mark.parametrize("typed", ["n\n", "\n", "\x04", "y\n", "YES\n", "Ctrl-C"])
+async def test_at_a_terminal_a_box_is_emptied_only_after_a_yes(start_admin: StartAdmin, typed: str) -> None:
+    gateway = await start_admin(mailbox="memory://")
+    await (await gateway.raw("doll")).end()
+    await done(gateway, "send", "--device", "doll", "--text", "hello")
+    while not (await json_of(gateway, "device", "doll"))["box"]["messages"]:
+        pass
+    terminal, its_side = os.openpty()
+    url = f"http://127.0.0.1:{gateway.port}"
+    process = await asyncio.create_subprocess_exec(
+        *(COCOA, "admin", "empty", "doll", "--url", url, "--token", admin_token(), "--json"),
+        stdin=its_side,
+        stdout=subprocess.PIPE,
+        stderr=its_side,
+    )
+    shown = b""
+    while b"[y/N] " not in shown:
+        shown += await asyncio.to_thread(os.read, terminal, 1000)
+    assert shown == b"Delete all messages in the box of doll? [y/N] "
+    if typed == "Ctrl-C":
+        process.send_signal(signal.SIGINT)
+    else:
+        os.write(terminal, typed.encode())
+    printed, _ = await process.communicate()
+    os.close(its_side)
+    os.close(terminal)
+    is_yes = typed.lower().startswith("y")
+    assert await process.wait() == (130 if typed == "Ctrl-C" else 0 if is_yes else 1)
+    assert printed == (b'{"deleted":1}\n' if is_yes else b"")
+    assert (await json_of(gateway, "device", "doll"))["box"]["messages"] == (0 if is_yes else 1)
 
 
 @pytest.mark.parametrize("neighbors", ["memory"], indirect=True)  # there a server is cut off without being fenced

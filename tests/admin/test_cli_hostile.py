@@ -107,6 +107,7 @@ def answers_with(text: str) -> dict[str, object]:
         "kick": {"closed": 1, "missing": [text]},
         "block": {"blocked": True, "until": text, "closed": 1, "missing": [text]},
         "unblock": {"blocked": False, "missing": [text]},
+        "empty": {"deleted": 1},
         "send": {"id": text},
         "trace": {
             "id": text,
@@ -180,6 +181,7 @@ ARGUMENTS: Final = (
     *(("block", "doll", f"--{name}") for name in ("until", "for")),
     *(("send", "--device=d", f"--{name}") for name in ("text", "field", "ttl", "priority", "collapse-key", "id")),
     *(("explain", f"--{name}") for name in ("device", "user", "group")),
+    *(("explain", "--device=d", f"--{name}") for name in ("header", "timestamp")),
     ("requeue", "0/0", "--value"),
     ("kick", "doll", "--reconnect-after"),
 )
@@ -191,6 +193,7 @@ ARGUMENTS: Final = (
 @example(command=("block", "doll", "--for"), text="9" * 300)
 @example(command=("devices", "--limit"), text="9" * 5000)
 @example(command=("explain", "--user"), text="9" * 5000)
+@example(command=("explain", "--device=d", "--header"), text="a=\udcff")
 @example(command=("send", "--device=d", "--field"), text="x=" + "9" * 5000)
 def test_any_text_in_an_option_is_sent_or_one_plain_line(unknown: str, command: tuple[str, ...], text: str) -> None:
     *before, option = command

@@ -140,6 +140,36 @@ async def test_explain_says_what_would_become_of_a_record(gateway: Harness) -> N
     assert RESULTS not in gateway.gateway.broker.counters.published
 
 
+async def test_explain_takes_headers_and_a_timestamp(gateway: Harness, tmp_path: Path) -> None:
+    await gateway.upgrade(gateway.token("doll", groups=["kitchen"]))
+    record = tmp_path / "record.json"
+    record.write_text('{"device_id":"away","ttl":60}')
+    lines = await done(gateway, "explain", str(record), "--header", 'cocoa.to={"group":"kitchen"}', "--header", "x=")
+    assert words(lines[1])[:2] == ["doll", "send"]
+    fails(await run(gateway, "explain", str(record), "--header", "cocoa.ttl=-1"), "it would be quarantined (ttl)")
+    to_doll = ("explain", "--device", "doll", "--ttl", "60s", "--timestamp")
+    assert (await json_of(gateway, *to_doll, "2100-01-01T00:00:00Z"))["counts"] == {"send": 1}
+    result = await run(gateway, *to_doll, "2020-01-01T00:00:00+01:00", "--json")
+    assert (result.exit_code, json.loads(result.stdout)["counts"]) == (1, {"drop": 1})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (("--header", "x"), "NAME=VALUE"),
+        (("--header", "=x"), "NAME=VALUE"),
+        (("--header", "x=1", "--header", "x=2"), "--header 'x' is given twice"),
+        (("--header", "x=\udcff"), "not UTF-8"),
+        (("--timestamp", "yesterday"), "'yesterday' is not a time in RFC 3339"),
+        (("--timestamp", "2030-01-01T00:00:00"), "is not a time in RFC 3339"),
+    ],
+)
+async def test_headers_and_timestamps_that_are_none_are_status_2(
+    gateway: Harness, arguments: tuple[str, ...], problem: str
+) -> None:
+    fails(await run(gateway, "explain", "--device", "doll", *arguments), problem, 2)
+
+
 # -- quarantine and requeue
 
 

@@ -6,8 +6,6 @@ import asyncio
 import os
 import signal
 import subprocess
-import sys
-from pathlib import Path
 from typing import NamedTuple
 
 import pytest
@@ -16,10 +14,10 @@ from testing.waiting import eventually
 
 from ..harness import Harness
 from .conftest import admin_token
+from .operator import COCOA
 from .test_quarantine import reject
 
 pytestmark = pytest.mark.gen_test(timeout=60)
-COCOA = str(Path(sys.executable).with_name("cocoa"))
 PRINTING = (
     ("devices",),
     ("devices", "--json"),
