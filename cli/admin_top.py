@@ -13,7 +13,11 @@ from .terminal import Row, plain, table
 
 MAX_LIMIT: Final = 100
 READERS: Final = {"queues": "SLOWEST READERS", "round_trips": "LONGEST ROUND TRIPS"}
-REPEATS: Final = {"reconnects": "CONNECTS AGAIN AND AGAIN", "loops": "GETS THE SAME MESSAGE AGAIN AND AGAIN"}
+REPEATS: Final = {
+    "reconnects": "CONNECTS AGAIN AND AGAIN",
+    "loops": "GETS THE SAME MESSAGE AGAIN AND AGAIN",
+    "full_boxes": "BOX IS FULL",
+}
 
 
 @admin_command("top")
@@ -29,8 +33,9 @@ def top(admin: Admin, limit: int) -> None:
     """List the devices that need attention.
 
     The slowest readers have the most messages that their sockets have not taken; then come the longest round trips of
-    a ping, the devices whose connections are refused or end soon, and those that get the same message at the
-    beginning of each connection, because they never acknowledge it. A list without a device is not shown.
+    a ping, the devices whose connections are refused or end soon, those that get the same message at the beginning of
+    each connection, because they never acknowledge it, and those whose boxes were full within the last day, with the
+    messages that were dropped. A list without a device is not shown.
 
     \b
       cocoa admin top
@@ -46,7 +51,7 @@ def top(admin: Admin, limit: int) -> None:
 def _lists(value: Mapping[str, Any]) -> Iterator[str]:
     is_first = True
     for name, title in (READERS | REPEATS).items():
-        if not value[name]:
+        if not value.get(name):  # a server of the previous release has fewer lists
             continue
         if not is_first:
             yield ""
@@ -62,4 +67,5 @@ def _lists(value: Mapping[str, Any]) -> Iterator[str]:
                 [plain(row["device_id"]), f"{row['count']:,}", plain(row["since"]), plain(row["last"])]
                 for row in value[name]
             ]
-            yield from table((title, "TIMES", "SINCE", "LAST"), rows, ("TIMES",))
+            count = "DROPPED" if name == "full_boxes" else "TIMES"
+            yield from table((title, count, "SINCE", "LAST"), rows, (count,))

@@ -429,7 +429,8 @@ class Gateway:
         self._opened.callback(subscribers.close)
         device = OneDevice(connected, devices.events, lambda: self.presence.counters.fenced)
         loops = Repeats(0) if devices.mail is None else devices.mail.loops
-        top = Top(self.hub, devices.reconnects, loops, self._server_name, self._wall_clock)
+        full_boxes = Repeats(0) if mailbox is None else mailbox.counters.full
+        top = Top(self.hub, devices.reconnects, loops, full_boxes, self._server_name, self._wall_clock)
         answer_queries(servers, connected, device, self.blocks, here, traces, subscribers, top)
         servers.answer(OVERVIEW, self._make_overview().answer)
         self._watchers = Watchers(servers, devices.events.live, self._count_lost_events)

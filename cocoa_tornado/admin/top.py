@@ -1,5 +1,5 @@
-"""The devices that an operator looks at first: those that read slowly, that connect again and again, or that get the
-same messages again and again."""
+"""The devices that an operator looks at first: those that read slowly, that connect again and again, that get the same
+messages again and again, or whose boxes are full."""
 
 from __future__ import annotations
 
@@ -55,6 +55,7 @@ class TopAnswer(msgspec.Struct, frozen=True, kw_only=True):
     round_trips: tuple[ReaderRow, ...] = ()
     reconnects: tuple[RepeatRow, ...] = ()
     loops: tuple[RepeatRow, ...] = ()
+    full_boxes: tuple[RepeatRow, ...] = ()
 
 
 TOP: Final = Topic("top", TopQuestion, TopAnswer)
@@ -73,6 +74,7 @@ class Top:
 
     :param reconnects: connections that were short, or refused
     :param loops: messages that were sent again
+    :param full_boxes: messages that were dropped
     :param name: returns the name of this server
     :param wall_clock: Unix seconds
     """
@@ -82,10 +84,11 @@ class Top:
         hub: Hub,
         reconnects: Repeats,
         loops: Repeats,
+        full_boxes: Repeats,
         name: Callable[[], str],
         wall_clock: Callable[[], float],
     ) -> None:
-        self._hub, self._reconnects, self._loops = hub, reconnects, loops
+        self._hub, self._reconnects, self._loops, self._full_boxes = hub, reconnects, loops, full_boxes
         self._name, self._wall_clock = name, wall_clock
 
     def __repr__(self) -> str:
@@ -107,6 +110,7 @@ class Top:
             round_trips=tuple(map(self._row, round_trips)),
             reconnects=_repeats(self._reconnects.most(limit, now)),
             loops=_repeats(self._loops.most(limit, now)),
+            full_boxes=_repeats(self._full_boxes.most(limit, now, least=1)),
         )
 
     def _readers(self, device_ids: Iterable[str]) -> list[_Reader]:
@@ -160,6 +164,7 @@ def merge_top(answers: Sequence[TopAnswer], limit: int) -> dict[str, object]:
         "round_trips": longest_round_trips((row for answer in answers for row in answer.round_trips), limit),
         "reconnects": _together((row for answer in answers for row in answer.reconnects), limit),
         "loops": _together((row for answer in answers for row in answer.loops), limit),
+        "full_boxes": _together((row for answer in answers for row in answer.full_boxes), limit),
     }
 
 

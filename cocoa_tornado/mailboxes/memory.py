@@ -225,7 +225,7 @@ class MemoryStore:
             self.counters.collapsed += self._removed(replaced)
         dropped = kept.shrink(self._limits)
         if dropped:
-            self._lose(dropped, "overflow")
+            self.counters.overflow(entry.device_id, self._removed(dropped), now)
         return number
 
     def _lose(self, lost: Removed, reason: str) -> int:

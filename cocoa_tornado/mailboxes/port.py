@@ -18,10 +18,14 @@ from ..rules.box import Box, LaneName, Position
 from ..rules.claims import FencingToken
 from ..rules.feed import LaneRead as LaneRead
 from ..rules.feed import Page
+from ..rules.repeats import Repeats
 
 ID_REMEMBERED_S: Final = 600.0
 IDS_REMEMBERED: Final = 1_000
 """For so long, and so many of each device, an ``id`` is remembered although its message has left the box."""
+
+FULL_QUIET_S: Final = 86_400.0
+"""A box that has dropped nothing for so long is not full any more."""
 
 NOT_STORED: Final = 0
 """The number of a transient message where its ``id`` is remembered. No stored message has it."""
@@ -165,7 +169,10 @@ class MailboxStatus:
 
 @dataclass(slots=True)
 class MailboxCounters:
-    """Counters for the metrics. Each is written by one thread only."""
+    """Counters for the metrics. Each is written by one thread only.
+
+    :ivar full: for operators: the devices whose boxes this process has seen drop messages because they were full
+    """
 
     stored: int = 0
     duplicates: int = 0  # messages dropped because their record, or their id, had been stored before
@@ -176,6 +183,15 @@ class MailboxCounters:
     lost: dict[str, int] = field(default_factory=dict)  # never acknowledged, by reason (rules/labels.py)
     failures: int = 0  # transitions from READY to OPENING
     fan_out_waits: int = 0  # times that calls of append had to wait, because so many fan-outs were under way
+    full: Repeats = field(default_factory=lambda: Repeats(FULL_QUIET_S))
+
+    def overflow(self, device_id: str, count: int, now: float) -> None:
+        """A full box has dropped messages.
+
+        :param now: Unix seconds
+        """
+        self.lose("overflow", count)
+        self.full.note(device_id, now, times=count)
 
     def lose(self, reason: str, count: int) -> None:
         if count:

@@ -213,7 +213,7 @@ class RedisStore:
         self._step_id = secrets.token_hex(8).encode()
         _, lost, collapsed, messages, size_bytes, pending, steps, _ = reply
         self._note_totals((messages, size_bytes))
-        return self._note_steps(steps, int(lost), int(collapsed), int(pending))
+        return self._note_steps(steps, lost, int(collapsed), int(pending))
 
     async def sweep(self) -> int:
         now, limits = self._clock(), self._limits
@@ -375,7 +375,7 @@ class RedisStore:
         self._note_results(numbers, judged.fresh.count(True))
         self._note_totals((messages, size_bytes))
         self._fan_outs.update(judged.fan_outs)
-        stepped = self._note_steps(steps, int(lost), int(collapsed), int(pending))
+        stepped = self._note_steps(steps, lost, int(collapsed), int(pending))
         return Committed(judged.settle(numbers, rung), stepped)
 
     def _note_results(self, numbers: bytes, count: int) -> None:
@@ -385,10 +385,11 @@ class RedisStore:
         counters.duplicates += same
         counters.lose("foreign_key", refused)
 
-    def _note_steps(self, reply: list[Any], lost: int, collapsed: int, pending: int) -> list[FanOutStep]:
-        counters = self._ledger.counters
+    def _note_steps(self, reply: list[Any], lost: list[Any], collapsed: int, pending: int) -> list[FanOutStep]:
+        counters, now = self._ledger.counters, self._clock()
         counters.collapsed += collapsed
-        counters.lose("overflow", lost)
+        for name, count in zip(lost[::2], lost[1::2], strict=True):
+            counters.overflow(name.decode("utf-8", "replace"), count, now)
         for step in reply:
             self._note_results(step[4], len(step[3]))
         steps = steps_of(reply, self._fan_outs)

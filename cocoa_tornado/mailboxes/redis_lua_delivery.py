@@ -32,7 +32,7 @@ local function trim_oldest(box)
   end
   local dropped = gone - lane.gone
   if dropped == 0 then return end
-  mailbox.lost, mailbox.messages = mailbox.lost + dropped, mailbox.messages - dropped
+  box.lost, mailbox.messages = (box.lost or 0) + dropped, mailbox.messages - dropped
   mailbox.bytes, box.bytes, lane.gone = mailbox.bytes - (box.bytes - left), left, gone
   trim(lane)
 end
@@ -67,7 +67,7 @@ local function shrink(box, newest)
     local entry, lane = first_to_drop(box, newest)
     if not entry then return end
     drop(box, lane, entry)
-    mailbox.lost, count = mailbox.lost + 1, count - 1
+    box.lost, count = (box.lost or 0) + 1, count - 1
   end
 end
 """
@@ -170,7 +170,7 @@ local function replace_stream(box, lane, fault)
   local other = box.high and (lane.letter == 'h' and box.normal or box.high)
   local left = other and rebuilding().left_in(other.stream)
   local gone, freed = lane.last - lane.gone, box.bytes - (left and left.size or 0)
-  mailbox.lost, mailbox.messages, mailbox.bytes = mailbox.lost + gone, mailbox.messages - gone, mailbox.bytes - freed
+  box.lost, mailbox.messages, mailbox.bytes = (box.lost or 0) + gone, mailbox.messages - gone, mailbox.bytes - freed
   lane.gone, box.bytes = lane.last, box.bytes - freed
 end
 
@@ -239,12 +239,16 @@ local function box_of(name, may_create)
   return box
 end
 
+-- Returns how many messages full boxes have dropped: names of devices, each with its count.
 local function save_boxes()
+  local lost = {}
   for _, box in ipairs(loaded) do
     if box.is_touched then
       if not box.high then trim_oldest(box) end
       save(box, 'touched', now)
     end
+    if box.lost then lost[#lost + 1], lost[#lost + 2] = box.name, box.lost end
   end
+  return lost
 end
 """

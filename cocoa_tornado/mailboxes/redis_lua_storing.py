@@ -19,8 +19,8 @@ if why then return {why} end
 local answer_key = root .. 'answer:' .. ARGV[3]
 local answer = redis.call('HMGET', answer_key, 'group', 'numbers', 'lost', 'collapsed', 'steps', 'rung')
 if answer[1] == ARGV[4] then
-  return {'stored', answer[2], answer[3], answer[4] or '0', whole(mailbox.given), whole(mailbox.messages),
-    whole(mailbox.bytes), whole(try('LLEN', root .. 'fans') or 0),
+  return {'stored', answer[2], answer[3] and answer[3] ~= '' and cmsgpack.unpack(answer[3]) or {}, answer[4] or '0',
+    whole(mailbox.given), whole(mailbox.messages), whole(mailbox.bytes), whole(try('LLEN', root .. 'fans') or 0),
     answer[5] and answer[5] ~= '' and cmsgpack.unpack(answer[5]) or {}, answer[6] or '', foreign}
 end
 limits.messages, limits.bytes, limits.ttl = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
@@ -41,7 +41,7 @@ end
 -- The first write: Redis rejects it if memory is full.
 redis.call('HSET', answer_key, 'group', '')
 
-mailbox.lost, mailbox.collapsed = 0, 0
+mailbox.collapsed = 0
 local names_at, has_fans = at - 1, (try('LLEN', root .. 'fans') or 0) > 0
 local function store(index, message)
   local name = ARGV[names_at + index]
@@ -81,7 +81,7 @@ for i = 1, entries do
   end
   if numbers[i] == '-' then mailbox.given = mailbox.given + 1 end
 end
-save_boxes()
+local lost = save_boxes()
 
 for _, at in pairs(runs_at) do
   local seen, floor, runs = root .. 'seen:' .. ARGV[at], tonumber(ARGV[at + 3]), tonumber(ARGV[at + 4])
@@ -100,8 +100,9 @@ if has_fans then steps, left = fanning().save_fans(ARGV[9]) end
 leave()
 local rung = ''
 if at <= #ARGV then rung = bells().ring(at, ARGV[3]) end
-local joined, lost, collapsed = table.concat(numbers, ' '), whole(mailbox.lost), whole(mailbox.collapsed)
-redis.call('HSET', answer_key, 'group', ARGV[4], 'numbers', joined, 'lost', lost, 'collapsed', collapsed,
+local joined, collapsed = table.concat(numbers, ' '), whole(mailbox.collapsed)
+redis.call('HSET', answer_key, 'group', ARGV[4], 'numbers', joined, 'collapsed', collapsed,
+  'lost', #lost > 0 and cmsgpack.pack(lost) or '',
   'steps', #steps > 0 and cmsgpack.pack(steps) or '', 'rung', rung)
 redis.call('EXPIRE', answer_key, 86400)
 return {'stored', joined, lost, collapsed, whole(mailbox.given), whole(mailbox.messages), whole(mailbox.bytes),
@@ -121,13 +122,13 @@ if answer[1] == ARGV[4] then
   return reply
 end
 limits.messages, limits.bytes, limits.ttl = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
-mailbox.lost, mailbox.collapsed = 0, 0
+mailbox.collapsed = 0
 redis.call('HSET', answer_key, 'step', '')
 fanning().step_oldest(tonumber(ARGV[8]))
-save_boxes()
+local lost = save_boxes()
 local steps, left = fanning().save_fans(ARGV[9])
 leave()
-local reply = {'stepped', whole(mailbox.lost), whole(mailbox.collapsed), whole(mailbox.messages), whole(mailbox.bytes),
+local reply = {'stepped', lost, whole(mailbox.collapsed), whole(mailbox.messages), whole(mailbox.bytes),
   whole(left), steps, foreign}
 redis.call('HSET', answer_key, 'step', ARGV[4], 'stepped', cmsgpack.pack(reply))
 redis.call('EXPIRE', answer_key, 86400)

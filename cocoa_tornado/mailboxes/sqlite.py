@@ -151,7 +151,10 @@ class SqliteStore:
         counters.collapsed += change.collapsed
         counters.withdrawn += change.withdrawn
         counters.acknowledged += change.acknowledged
-        counters.lose("overflow", change.overflowed)
+        if change.overflowed:
+            now = self._clock()
+            for device_id, count in change.overflowed.items():
+                counters.overflow(device_id, count, now)
         counters.lose("expired", change.expired)
         self.epoch, self.fan_outs = change.epoch, change.fan_outs
         self._ledger.set_totals(*change.totals)

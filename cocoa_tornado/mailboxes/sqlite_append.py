@@ -211,7 +211,7 @@ class Appender:
         self._boxes.removed(row, count, sum(sizes[:count]))
         if row.holes:
             self._boxes.skip_holes(row, "normal")
-        self._boxes.change.overflowed += count
+        self._boxes.change.overflowed[row.device_id] += count
 
     def _shrink(self, row: BoxRow, newest: LaneName) -> None:
         """Drop messages until the box is within its limits: low ones first, then normal ones, then high ones.
@@ -221,7 +221,7 @@ class Appender:
         while row.messages > 1 and _is_over(row, self._limits):
             name, number, size = self._first_to_drop(row, newest)
             self._boxes.remove(row, name, number, size)
-            self._boxes.change.overflowed += 1
+            self._boxes.change.overflowed[row.device_id] += 1
 
     def _first_to_drop(self, row: BoxRow, newest: LaneName) -> tuple[LaneName, int, int]:
         database = self._boxes.database

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -44,6 +45,7 @@ class Change:
     :ivar epoch: the mailbox's epoch after the commit
     :ivar totals: the mailbox's number of messages and their total size in bytes, after the commit
     :ivar fan_outs: how many are not complete after the commit
+    :ivar overflowed: messages that full boxes have dropped, by device
     """
 
     results: list[list[int | None]] = field(default_factory=list)
@@ -58,13 +60,14 @@ class Change:
     acknowledged: int = 0
     collapsed: int = 0
     withdrawn: int = 0
-    overflowed: int = 0
+    overflowed: Counter[str] = field(default_factory=Counter)
     expired: int = 0
 
     def adopt(self, other: Change) -> None:
         """Report what another transaction has stored, too. The mailbox's totals include it already."""
         self.results, self.steps = other.results, other.steps
-        for counter in ("stored", "duplicates", "acknowledged", "collapsed", "withdrawn", "overflowed"):
+        self.overflowed += other.overflowed
+        for counter in ("stored", "duplicates", "acknowledged", "collapsed", "withdrawn"):
             setattr(self, counter, getattr(self, counter) + getattr(other, counter))
 
 

@@ -41,7 +41,7 @@ READER: Final[dict[str, Node]] = {
 }
 REPEAT: Final[dict[str, Node]] = {
     "device_id": ref("DeviceId"),
-    "count": whole(least=2),
+    "count": whole(least=1),
     "since": time("The first time"),
     "last": time("The last time"),
 }
@@ -207,6 +207,7 @@ SCHEMAS: Final[dict[str, Node]] = {
             "round_trips": array(ref("Reader"), "The longest"),
             "reconnects": array(ref("Repeat"), "Connections that were refused, or short"),
             "loops": array(ref("Repeat"), "The same message again, which the device never acknowledges"),
+            "full_boxes": array(ref("Repeat"), "Messages that the device's full box has dropped"),
             "missing": ref("Missing"),
         }
     ),

@@ -42,27 +42,28 @@ class Repeats:
         """How many devices are known."""
         return len(self._rows)
 
-    def note(self, device_id: str, now: float, what: Hashable = None) -> None:
+    def note(self, device_id: str, now: float, what: Hashable = None, times: int = 1) -> None:
         """It has happened.
 
         :param now: Unix seconds
+        :param times: so often at once
         """
         row = self._rows.pop(device_id, None)
         if row is None or row.what != what or now - row.last > self._quiet_s:
             row = Repeat(0, now, now, what)
         if len(self._rows) >= self._max_devices:
             del self._rows[next(iter(self._rows))]
-        self._rows[device_id] = Repeat(row.times + 1, row.since, now, what)
+        self._rows[device_id] = Repeat(row.times + times, row.since, now, what)
 
     def forget(self, device_id: str) -> None:
         """It has ended."""
         self._rows.pop(device_id, None)
 
-    def most(self, limit: int, now: float) -> list[tuple[str, Repeat]]:
-        """Return the devices to which the same thing has happened most often, at least twice, and lately."""
+    def most(self, limit: int, now: float, least: int = 2) -> list[tuple[str, Repeat]]:
+        """Return the devices to which the same thing has happened most often, at least ``least`` times, and lately."""
         found = (
             (device_id, row)
             for device_id, row in self._rows.items()
-            if row.times > 1 and now - row.last <= self._quiet_s
+            if row.times >= least and now - row.last <= self._quiet_s
         )
         return heapq.nlargest(limit, found, key=lambda each: each[1].times)

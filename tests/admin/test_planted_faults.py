@@ -145,9 +145,8 @@ class Faults:
             await self.publish(f"full-box-{number}", "full")
         note = r"dropped from its full box; not connected, and no earlier connection is known"
         await says(a, "full-box-0", rf"full: overflow \({note}\)")
-        await self.console.finds(
-            "Trace one", "Id of the message=full-box-0", shows="full: overflow (dropped from its full"
-        )
+        await self.console.finds("full", shows="Last events")
+        await self.console.traces("full-box-0", shows="full: overflow (dropped from its full")
 
     async def a_group_nobody_is_in(self, a: Harness, b: Harness) -> None:
         await self.publish("empty-group", to={"group": "kitchn"})

@@ -12,7 +12,7 @@ from cocoa_tornado.admin.top import ReaderRow, RepeatRow, TopAnswer, merge_top
 from testing.raw_device import TEXT
 from testing.waiting import eventually
 
-from ..harness import Harness
+from ..harness import Harness, Neighbors
 from .conftest import StartAdmin, ask
 
 pytestmark = pytest.mark.gen_test(timeout=60)
@@ -22,13 +22,14 @@ Two = tuple[Harness, Harness]
 async def top(gateway: Harness, query: str = "") -> Any:
     status, body, _ = await ask(gateway, "GET", f"/top{query}")
     assert status == 200
-    assert list(body) == ["queues", "round_trips", "reconnects", "loops", "missing"]
+    assert list(body) == ["queues", "round_trips", "reconnects", "loops", "full_boxes", "missing"]
     return body
 
 
 async def test_of_a_server_without_trouble_every_list_is_empty(gateway: Harness) -> None:
     await gateway.raw("doll")
-    assert await top(gateway) == {"queues": [], "round_trips": [], "reconnects": [], "loops": [], "missing": []}
+    lists: dict[str, list[object]] = {"queues": [], "round_trips": [], "reconnects": [], "loops": [], "full_boxes": []}
+    assert await top(gateway) == lists | {"missing": []}
 
 
 async def test_slow_readers_are_those_with_the_largest_queues_and_the_longest_round_trips(two_admins: Two) -> None:
@@ -96,6 +97,21 @@ async def test_a_device_that_gets_the_same_message_again_and_never_acknowledges_
         await asyncio.sleep(0.01)
 
 
+async def test_devices_whose_boxes_have_dropped_messages_are_listed_by_all_servers(
+    start_admin: StartAdmin, neighbors: Neighbors
+) -> None:
+    options: dict[str, Any] = {"neighbors": neighbors, "mailbox": "memory://", "mailbox_max_messages": 2}
+    a, b = await start_admin(server_name="a", **options), await start_admin(server_name="b", **options)
+    for gateway, device_id, count in ((a, "full", 4), (b, "full", 3), (b, "fuller", 9), (a, "fine", 2)):
+        for number in range(count):
+            await gateway.publish(device_id, str(number))
+    while sum(row["count"] for row in (await top(a))["full_boxes"]) < 10:
+        await asyncio.sleep(0.01)
+    rows = (await top(b, "?limit=2"))["full_boxes"]
+    assert [(row["device_id"], row["count"]) for row in rows] == [("fuller", 7), ("full", 3)]
+    assert all(row["since"] <= row["last"] for row in rows)
+
+
 @pytest.mark.parametrize("limit", ["0", "101", "x"])
 async def test_an_invalid_limit_is_a_400(gateway: Harness, limit: str) -> None:
     assert (await ask(gateway, "GET", f"/top?limit={limit}"))[:2] == (400, {"message": "Invalid limit"})
@@ -104,8 +120,11 @@ async def test_an_invalid_limit_is_a_400(gateway: Harness, limit: str) -> None:
 def test_what_happened_at_several_servers_counts_together_and_no_list_is_longer_than_asked_for() -> None:
     readers = [ReaderRow(device_id=str(n), server="a", generation="1.1", queue=n, rtt_ms=float(n)) for n in range(9)]
     repeats = [RepeatRow(device_id=str(n), count=n, since=float(n), last=10.0 + n) for n in range(2, 9)]
-    answer = TopAnswer(queues=tuple(readers), round_trips=tuple(readers), reconnects=tuple(repeats), loops=())
+    answer = TopAnswer(
+        queues=tuple(readers), round_trips=tuple(readers), reconnects=tuple(repeats), full_boxes=(repeats[0],)
+    )
     merged: Any = merge_top([answer, answer], 3)
     assert [row.queue for row in merged["queues"]] == [8, 8, 7]
     assert [(row["device_id"], row["count"]) for row in merged["reconnects"]] == [("8", 16), ("7", 14), ("6", 12)]
     assert merged["loops"] == []
+    assert [(row["device_id"], row["count"]) for row in merged["full_boxes"]] == [("2", 4)]

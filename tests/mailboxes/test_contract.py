@@ -279,7 +279,11 @@ async def test_a_box_holds_so_many_messages_and_the_oldest_go_first(stand: Stand
     page = await page_of(mailbox)
     assert (numbers(page), missed(page)) == ([4, 5, 6], 3)
     assert mailbox.counters.lost == {"overflow": 3}
+    ((device_id, row),) = mailbox.counters.full.most(9, stand.clock(), least=1)
+    assert (device_id, row.times, row.last) == ("doll", 3, stand.clock())
     assert mailbox.status().messages == 3
+    await mailbox.append([entry(9, "roomy")])
+    assert len(mailbox.counters.full) == 1
     await mailbox.close(1.0)
 
 

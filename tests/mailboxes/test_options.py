@@ -83,6 +83,7 @@ async def test_low_messages_are_the_first_to_be_dropped_from_a_full_box(stand: S
     assert (await contents(mailbox), await contents(mailbox, lane="high")) == (payloads([4, 6]), payloads([2, 5]))
     assert missed(await page_of(mailbox)) == 3
     assert mailbox.counters.lost == {"overflow": 3}
+    assert [row.times for _, row in mailbox.counters.full.most(9, stand.clock(), least=1)] == [3]
     assert mailbox.status().messages == 4
     await mailbox.close(1.0)
 

@@ -234,7 +234,8 @@ async def test_a_close_waits_for_no_connection_longer_than_it_may(
 
 @pytest.mark.logs("cocoa.mailbox", "mailbox unavailable", optional=True)  # while it reconnects
 async def test_a_group_whose_answer_was_lost_is_stored_once_and_gets_its_numbers(shared: RedisServer) -> None:
-    async with Proxy(shared) as proxy, opened(proxy.url, BoxLimits(max_messages=4)) as mailbox:
+    clock = Clock()
+    async with Proxy(shared) as proxy, opened(proxy.url, BoxLimits(max_messages=4), clock) as mailbox:
         await mailbox.append(entries(0, 3))
         proxy.losing = 1
         assert await mailbox.append([*entries(1, 4), entry(9, "other")]) == [None, None, 4, 5, 6]
@@ -242,6 +243,7 @@ async def test_a_group_whose_answer_was_lost_is_stored_once_and_gets_its_numbers
         assert await contents(mailbox) == payloads([1, 2, 3, 4])
         counters = mailbox.counters
         assert (counters.stored, counters.duplicates, counters.lost) == (6, 2, {"overflow": 1})
+        assert [(name, row.times) for name, row in counters.full.most(9, clock(), least=1)] == [("doll", 1)]
         assert (counters.failures, mailbox.status().messages) == (0, 5)
 
 

@@ -26,6 +26,14 @@ def test_the_same_thing_counts_until_it_ends_changes_or_is_long_ago() -> None:
     assert (len(repeats), repeats.most(5, NOW + 15)) == (0, [])
 
 
+def test_several_at_once_count_as_many_and_a_list_may_begin_with_one() -> None:
+    repeats = Repeats(10.0)
+    repeats.note("doll", NOW, times=3)
+    repeats.note("bear", NOW)
+    assert [(name, row.times) for name, row in repeats.most(5, NOW)] == [("doll", 3)]
+    assert [(name, row.times) for name, row in repeats.most(5, NOW, least=1)] == [("doll", 3), ("bear", 1)]
+
+
 @given(st.lists(st.sampled_from("abcdefgh"), max_size=60), st.integers(1, 5), st.integers(0, 9))
 def test_the_last_devices_are_known_and_no_others(noted: list[str], size: int, limit: int) -> None:
     repeats = Repeats(1e9, size)

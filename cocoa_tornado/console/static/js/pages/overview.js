@@ -142,6 +142,7 @@ const WATCHED = [
   ["queues", "Slow readers", "messages their sockets have not taken", (row) => [deviceLink(row.device_id), plural(row.queue, "message")]],
   ["reconnects", "Coming back again and again", "refused, or connected for less than five minutes", (row) => [deviceLink(row.device_id), `${number(row.count)} times`]],
   ["loops", "Going round in circles", "they get the same message again, and never acknowledge it", (row) => [deviceLink(row.device_id), `${number(row.count)} times`]],
+  ["full_boxes", "Full boxes", "messages that were dropped from them within the last day", (row) => [deviceLink(row.device_id), plural(row.count, "message")]],
   ["round_trips", "Longest round trips", "a tenth of a second or more for the last ping", (row) => [deviceLink(row.device_id), milliseconds(row.rtt_ms)]],
 ];
 
@@ -149,7 +150,7 @@ function watched(top) {
   const slow = top.round_trips?.filter((row) => row.rtt_ms >= 100);
   top = {...top, round_trips: slow};
   const found = WATCHED.filter(([name]) => top[name]?.length);
-  if (!found.length) return nothing("Nothing stands out", "Devices that read slowly, come back again and again, or get the same message in a loop are listed here.");
+  if (!found.length) return nothing("Nothing stands out", "Devices that read slowly, come back again and again, get the same message in a loop, or whose boxes are full are listed here.");
   return found.map(([name, label, why, row]) =>
     h("div", {class: "watched"}, h("h3", {}, label), h("p", {class: "muted small"}, why), h("ol", {}, top[name].map((each) => {
       const [link, figure] = row(each);
