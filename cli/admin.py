@@ -50,6 +50,9 @@ def admin() -> None:
     usage. In a pipeline whose next command has ended (`| head`), the command ends without a message, by SIGPIPE (141).
     Colours are only for a terminal without NO_COLOR.
 
+    With --json, an error of the API is JSON too, on standard output, with its HTTP status: a script tells by it what is
+    not found (404) or not permitted (401, 403). If the gateway cannot be reached, nothing is printed there.
+
     \b
     A gateway on this machine, started with "cocoa serve":
       cocoa admin devices
@@ -59,4 +62,6 @@ def admin() -> None:
       cocoa admin device doll-1
     Why did it not arrive?
       cocoa admin trace 3f0c9a
+    Does the gateway know it? 404: no.
+      cocoa admin device doll-1 --json | jq .status
     """

@@ -26,9 +26,14 @@ MAX_WAITS: Final = 3
 
 
 class AdminError(click.ClickException):
-    """The operation failed: one plain line on standard error, exit status 1."""
+    """The operation failed: one plain line on standard error, exit status 1.
+
+    :ivar refusal: the API's error body as JSON, with the HTTP status as its member ``status``; None if no answer of the
+        API is the reason
+    """
 
     exit_code: ClassVar[int] = 1
+    refusal: str | None = None
 
 
 class NotFound(AdminError):
@@ -106,7 +111,9 @@ class AdminClient:
         if value is None or not (200 <= response.status < 300 or 400 <= response.status < 600):
             raise AdminError(f"{self.where}: {_described(response.status)}, and it is no answer of the admin API")
         if response.status >= 300:
-            raise self._error(response, one_line(str(value.get("message", ""))))
+            error = self._error(response, one_line(str(value.get("message", ""))))
+            error.refusal = json.dumps(value | {"status": response.status}, separators=(",", ":"))
+            raise error
         return Answer(response.body.decode("utf-8"), value)
 
     def _send(self, method: str, path: str, query: Mapping[str, object] | None, body: bytes | None) -> Response:

@@ -85,14 +85,14 @@ def devices(
 
 def _all_pages(admin: Admin, path: str, query: dict[str, str | None], after: str | None, limit: int) -> Answer:
     """Follow ``next`` until there are ``limit`` devices. Several pages make one answer of the same form."""
-    answer = admin.client.ask("GET", path, query | {"after": after, "limit": str(min(limit, MAX_PAGE))})
+    answer = admin.ask("GET", path, query | {"after": after, "limit": str(min(limit, MAX_PAGE))})
     rows, missing = list(answer.value["devices"]), list(answer.value["missing"])
     left = limit - len(rows)
     if answer.value["next"] is None or left <= 0:
         return answer
     after = answer.value["next"]
     while after is not None and left > 0:
-        page = admin.client.ask("GET", path, query | {"after": after, "limit": str(min(left, MAX_PAGE))}).value
+        page = admin.ask("GET", path, query | {"after": after, "limit": str(min(left, MAX_PAGE))}).value
         rows += page["devices"]
         missing += [name for name in page["missing"] if name not in missing]
         left -= len(page["devices"])
@@ -117,7 +117,7 @@ def device(admin: Admin, device_id: str) -> None:
       cocoa admin device doll-1 --json | jq .box.messages
     """
     try:
-        answer = admin.client.ask("GET", f"/devices/{in_path(device_id)}")
+        answer = admin.ask("GET", f"/devices/{in_path(device_id)}")
     except NotFound as error:
         raise NotFound(f"{plain(device_id)}: no server knows this device, and nothing waits for it") from error
     admin.show(answer, _about(answer.value))
@@ -152,7 +152,7 @@ def kick(admin: Admin, device_id: str | None, user: str | None, group: str | Non
     if len(target) != 1:
         raise WrongUsage("Give one of DEVICE, --user and --group.")
     after_s = None if reconnect_after is None else _whole_seconds("--reconnect-after", reconnect_after)
-    answer = admin.client.ask("DELETE", target[0], {"reconnect_after": after_s})
+    answer = admin.ask("DELETE", target[0], {"reconnect_after": after_s})
     closed = answer.value["closed"]
     admin.show(answer, [f"Closed {_counted(closed, 'connection')}."] if closed else [])
     if not closed:
@@ -179,7 +179,7 @@ def block(admin: Admin, device_id: str, until: str | None, duration: str | None)
         raise WrongUsage("--until and --for are mutually exclusive.")
     end = until if duration is None else _in(duration)
     body = b"" if end is None else json.dumps({"until": end}).encode()
-    answer = admin.client.ask("PUT", f"/devices/{in_path(device_id)}/block", body=body)
+    answer = admin.ask("PUT", f"/devices/{in_path(device_id)}/block", body=body)
     how_long = "until it is unblocked" if end is None else f"until {plain(answer.value['until'])}"
     closed = answer.value["closed"]
     admin.show(answer, [f"Blocked {plain(device_id)} {how_long}; closed {_counted(closed, 'connection')}."])
@@ -193,7 +193,7 @@ def unblock(admin: Admin, device_id: str) -> None:
     \b
       cocoa admin unblock doll-1
     """
-    answer = admin.client.ask("DELETE", f"/devices/{in_path(device_id)}/block")
+    answer = admin.ask("DELETE", f"/devices/{in_path(device_id)}/block")
     admin.show(answer, [f"{plain(device_id)} may connect."])
 
 
@@ -214,7 +214,7 @@ def empty(admin: Admin, device_id: str, yes: bool) -> None:
     """
     if not yes:
         _confirm(f"Delete all messages in the box of {plain(device_id)}?")
-    answer = admin.client.ask("DELETE", f"/devices/{in_path(device_id)}/box")
+    answer = admin.ask("DELETE", f"/devices/{in_path(device_id)}/box")
     deleted = answer.value["deleted"]
     admin.show(answer, [f"Deleted {_counted(deleted, 'message')}."] if deleted else [])
     if not deleted:

@@ -48,7 +48,7 @@ def send(admin: Admin, **options: Any) -> None:
       cocoa admin send --group kitchen --except doll-2 --text "Dinner" --ttl 10m --priority high
       cocoa admin send record.json
     """
-    answer = admin.client.ask("POST", "/messages", body=record_of(options))
+    answer = admin.ask("POST", "/messages", body=record_of(options))
     admin.show(answer, [plain(answer.value["id"])])
 
 
@@ -69,7 +69,7 @@ def trace(admin: Admin, message_id: str) -> None:
       cocoa admin trace 3f0c9a
       cocoa admin trace transcription.results/0/4711
     """
-    answer = admin.client.ask("GET", f"/messages/{in_path(message_id)}")
+    answer = admin.ask("GET", f"/messages/{in_path(message_id)}")
     value = answer.value
     is_known = bool(value["steps"] or value["devices"] or value["counts"])
     admin.show(answer, _traced(value) if is_known else [])
@@ -107,7 +107,7 @@ def explain(admin: Admin, headers: tuple[str, ...], timestamp: str | None, **opt
       cocoa admin explain record.json --timestamp 2030-01-01T00:00:00Z
     """
     query = {"headers": headers_of(headers), "timestamp": timestamp}
-    answer = admin.client.ask("POST", "/explain", query, body=record_of(options))
+    answer = admin.ask("POST", "/explain", query, body=record_of(options))
     value = answer.value
     if not value["valid"]:
         admin.show(answer, [])

@@ -6,7 +6,7 @@ import functools
 import os
 import re
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -59,6 +59,18 @@ class Admin:
 
     client: AdminClient
     as_json: bool
+
+    def ask(
+        self, method: str, path: str, query: Mapping[str, object] | None = None, body: bytes | None = None
+    ) -> Answer:
+        """Send one request, as :meth:`AdminClient.ask`. With ``as_json``, print the error body if the API refuses it: a
+        script tells by its ``status`` what is wrong."""
+        try:
+            return self.client.ask(method, path, query, body)
+        except AdminError as error:
+            if self.as_json and error.refusal is not None:
+                print_json(error.refusal)
+            raise
 
     def show(self, answer: Answer, lines: Iterable[str]) -> None:
         """Print an answer, as JSON or for people, and on standard error which servers it lacks."""
@@ -137,7 +149,12 @@ _OPTIONS: Final = (
         metavar="SECONDS",
         help="Time limit for each answer.",
     ),
-    click.option("--json", "as_json", is_flag=True, help="Print the JSON of the API."),
+    click.option(
+        "--json",
+        "as_json",
+        is_flag=True,
+        help="Print the JSON of the API, also of an error: `cocoa admin --help` says more.",
+    ),
 )
 _COMMON: Final = ("url", "token", "ca", "insecure", "timeout_s", "as_json")
 

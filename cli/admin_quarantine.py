@@ -62,7 +62,7 @@ def quarantine(admin: Admin, place: tuple[int, int] | None, limit: int | None, o
     if place is None:
         if only_value:
             raise click.UsageError("--value goes with PARTITION/OFFSET.")
-        answer = admin.client.ask("GET", "/quarantine", {"limit": limit or 100})
+        answer = admin.ask("GET", "/quarantine", {"limit": limit or 100})
         records = answer.value["records"]
         admin.show(answer, _listed(records))
         if not records and not admin.as_json:
@@ -100,14 +100,14 @@ def requeue(admin: Admin, place: tuple[int, int], value: BinaryIO | None) -> Non
     if body == b"":
         raise click.UsageError("--value: the file is empty.")
     try:
-        answer = admin.client.ask("POST", f"/quarantine/{partition}/{offset}/requeue", body=body or b"")
+        answer = admin.ask("POST", f"/quarantine/{partition}/{offset}/requeue", body=body or b"")
     except NotFound as error:
         raise NotFound(f"the quarantine has no record at {partition}/{offset}") from error
     admin.show(answer, [plain(answer.value["id"])])
 
 
 def _one(admin: Admin, place: tuple[int, int], limit: int) -> dict[str, Any]:
-    records = admin.client.ask("GET", "/quarantine", {"limit": limit}).value["records"]
+    records = admin.ask("GET", "/quarantine", {"limit": limit}).value["records"]
     for record in records:
         if (record["partition"], record["offset"]) == place:
             found: dict[str, Any] = record

@@ -41,7 +41,7 @@ def top(admin: Admin, limit: int) -> None:
       cocoa admin top
       cocoa admin top --limit 100 --json | jq -r '.reconnects[].device_id'
     """
-    answer = admin.client.ask("GET", "/top", {"limit": limit})
+    answer = admin.ask("GET", "/top", {"limit": limit})
     lines = list(_lists(answer.value))
     admin.show(answer, lines)
     if not lines and not admin.as_json:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -10,8 +12,10 @@ from cocoa_tornado.identity.devkey import development_secret
 from cocoa_tornado.identity.keys import Signer
 from cocoa_tornado.identity.minting import AdminTokenRequest, admin_claims
 from testing.certificates import write_certificate
+from testing.ports import ReservedPort
 
 from ..harness import SECRET, Harness
+from ..hostile_answers import answer, answering
 from .conftest import StartAdmin, admin_token
 from .operator import COMMANDS, commands, done, fails, invoke, run
 
@@ -60,6 +64,36 @@ async def test_no_output_has_the_token(gateway: Harness) -> None:
 
 
 # -- problems
+
+
+async def test_with_json_a_refusal_of_the_api_is_json_with_its_status(gateway: Harness) -> None:
+    for arguments, refusal in (
+        (("device", "doll"), {"message": "Unknown device", "status": 404}),
+        (("requeue", "0/5"), {"message": "No such record", "status": 404}),
+        (("empty", "doll", "--yes"), {"message": "There is no mailbox", "status": 404}),
+        (("devices", "--group", "g" * 129), {"message": "Invalid group", "status": 400}),
+        (
+            ("kick", "doll", "--token", admin_token("admin:read")),
+            {"message": "Missing scope admin:write", "status": 403},
+        ),
+        (("devices", "--token", "a.b.c"), {"message": "Invalid JWT token", "status": 401}),
+    ):
+        result = await run(gateway, *arguments, "--json")
+        assert result.exit_code == 1
+        assert (json.loads(result.stdout), result.stdout.count("\n")) == (refusal, 1)
+        assert result.stderr.startswith("Error: ")
+        assert result.stderr.count("\n") == 1
+
+
+async def test_with_json_an_error_that_is_not_of_the_api_is_on_standard_error_only(gateway: Harness) -> None:
+    with closing(ReservedPort()) as port:
+        away = f"http://127.0.0.1:{port.number}"
+        fails(await run(gateway, "device", "doll", "--json", env={"COCOA_ADMIN_URL": away}), "cannot connect")
+    with answering(lambda send: send(answer(b"<html>", status=b"404 Not Found"))) as url:
+        fails(
+            await run(gateway, "device", "doll", "--json", env={"COCOA_ADMIN_URL": url}), "no answer of the admin API"
+        )
+    fails(await run(gateway, "tail", "--json", token="a.b.c"), "Invalid JWT token")
 
 
 @commands
