@@ -146,6 +146,8 @@ class AdminClient:
             )
         if status == 404:
             return NotFound(message)
+        if status == 421:
+            return AdminError(f"{self.where} does not answer by this host name: {message}")
         if status == 413:
             return AdminError(f"it is too large: {message}")
         wait_s = retry_after_s(response)

@@ -95,6 +95,7 @@ class Counters:
     token_requests: dict[str, int] = field(default_factory=dict)  # to the token endpoint, by outcome
     accept_pauses: dict[str, int] = field(default_factory=dict)  # by obstacle (rules/accepting.py)
     bodies_refused: dict[str, int] = field(default_factory=dict)  # request bodies, by reason
+    hosts_refused: int = 0  # requests by a name that is not allowed (rules/hosts.py)
     http_connections_shed: dict[str, int] = field(default_factory=dict)  # in favor of others (rules/crowd.py)
     admin_events_lost: int = 0  # that operators watch, and were too slow for
     latency: Histogram = field(default_factory=Histogram)

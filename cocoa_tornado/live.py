@@ -10,6 +10,7 @@ from .connection.limits import DeviceLimits
 from .identity.key_store import KeyStore
 from .identity.keys import Signer
 from .presence.grants import SlotLimits
+from .rules.hosts import AllowedHosts
 from .rules.upload import AudioLimits
 from .transcriber import SpeechLimits
 
@@ -22,6 +23,7 @@ class Snapshot:
     :ivar admin_keys: verify admin tokens; None: the admin API is disabled
     :ivar signer: what new device tokens are signed with; None: nobody may ask for one, or there are only public keys
     :ivar credentials: API secrets by key, for the token endpoint
+    :ivar hosts: by which names pages, monitoring and operators may ask
     :ivar tls: for new connections; None: in the clear
     """
 
@@ -30,6 +32,7 @@ class Snapshot:
     signer: Signer | None = field(repr=False)
     credentials: Mapping[str, str] = field(repr=False)
     allowed_origins: Sequence[str]
+    hosts: AllowedHosts
     tls: ssl.SSLContext | None
     devices: DeviceLimits
     slots: SlotLimits

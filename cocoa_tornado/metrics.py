@@ -74,6 +74,7 @@ class GatewayCollector(Collector):
         yield GaugeMetricFamily("cocoa_http_connections", "Connections that are not a device's", value=pending)
         yield _by("cocoa_accept_pauses", "Times that new connections had to wait", "reason", counters.accept_pauses)
         yield _by("cocoa_bodies_refused", "Request bodies refused", "reason", counters.bodies_refused)
+        yield _total("cocoa_hosts_refused", "Requests by a host name that is not allowed (421)", counters.hosts_refused)
         shed = counters.http_connections_shed
         yield _by("cocoa_http_connections_shed", "Connections closed in favor of others", "reason", shed)
         yield GaugeMetricFamily("cocoa_slots_taken", "Slots held or reserved now", value=presence.slots_taken)

@@ -7,6 +7,7 @@ import dataclasses
 from .errors import SharedSecret
 from .identity.key_store import KeySources, KeyStore
 from .live import Snapshot
+from .rules.hosts import allowed_hosts
 from .service_options import audio_limits, device_limits, slot_limits, speech_limits
 from .service_parts import admin_key_sources, admin_key_store, key_sources, make_signer, make_tls
 from .settings.table import Settings
@@ -25,6 +26,11 @@ def snapshot(settings: Settings, sources: KeySources, keys: KeyStore, admin_keys
         signer=make_signer(settings, sources),
         credentials=dict(settings.api_credentials),
         allowed_origins=settings.allowed_origins,
+        hosts=allowed_hosts(
+            settings.allowed_hosts,
+            (settings.host, settings.admin_host),
+            is_development=settings.uses_development_key,
+        ),
         tls=make_tls(settings),
         devices=device_limits(settings),
         slots=slot_limits(settings),

@@ -140,6 +140,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "live": {"identity", "connection.limits", "presence.grants", "transcriber", "rules"},
     "web.listening_sockets": {"errors", "rules"},
     "web": {
+        "plain_text",
         "web.listening_sockets",
         "live",
         "connection",

@@ -685,6 +685,7 @@ def test_a_reload_cannot_leave_a_network_to_a_short_secret() -> None:
 def test_what_the_contract_lets_a_reload_change_is_reloadable() -> None:
     assert {row.key for row in TABLE.values() if row.reloadable} == {
         *("jwt_secret", "jwt_previous_secrets", "jwt_key", "jwt_signing_key", "api_credentials", "allowed_origins"),
+        "allowed_hosts",
         *("connections_per_device", "max_connections", "max_message_bytes", "outbox_max_messages", "outbox_max_bytes"),
         *("audio_max_bytes", "audio_max_duration", "audio_idle_timeout", "audio_streams_per_device", "audio_streams"),
         *("inbound_rate", "inbound_burst", "log_level", "admin_jwt_secret", "admin_jwt_key"),

@@ -79,8 +79,8 @@ async def judge_token(token: str, keys: KeyStore, device_keys: KeyStore, now: fl
 
 @stream_request_body
 class AdminHandler(ReadsBody):
-    """One request to the admin API. The order of the answers: 404 (disabled), 405, 429 (wrong tokens), 401, 403, 429
-    (requests), 413, and what the method itself answers.
+    """One request to the admin API. The order of the answers: 404 (disabled), 421 (host), 405, 429 (wrong tokens), 401,
+    403, 429 (requests), 413, and what the method itself answers.
 
     A client with too many wrong tokens is not judged until it may try again, as at the token endpoint.
 

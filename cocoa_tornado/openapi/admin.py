@@ -52,7 +52,7 @@ def _operation(scope: str, operation: str, summary: str, ok: Node, *others: int,
         "description": f"Scope admin:{scope}.",
         "security": [{"adminToken": []}],
         **parts,
-        "responses": ok | refusals(*sorted({400, 401, 403, 404, 413, 429, 503, *others})),
+        "responses": ok | refusals(*sorted({400, 401, 403, 404, 413, 421, 429, 503, *others})),
     }
 
 

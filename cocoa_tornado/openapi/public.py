@@ -28,6 +28,7 @@ _TRACK: Final = {"schema": {"type": "string", "format": "binary"}}
 
 def _monitoring(summary: str, operation: str, responses: Node) -> Node:
     """GET, and HEAD with the same answer without its body."""
+    responses = responses | refusals(421)
     bare = {status: {name: each[name] for name in each if name != "content"} for status, each in responses.items()}
     shared: Node = {"tags": ["monitoring"], "security": []}
     return {
@@ -168,6 +169,7 @@ _REFUSALS: Final = {
     408: "The client took too long",
     409: "Not now, or not again",
     413: "The body is too large",
+    421: "Asked by a host name that is not in allowed_hosts",
     426: "Upgrade to WebSocket",
     429: "Too many requests",
     501: "Speech recognition is off",

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from .judge import described, judge_error_body, quoted
 from .target import Target
-from .wire import Response
+from .wire import Response, json_value
 
 HEALTH_ROUTE: Final = "/api/v1/health"
 _UPGRADE_ADVICE: Final = (
@@ -30,6 +30,8 @@ def no_gateway(target: Target, response: Response) -> str | None:
     # nginx and Go's HTTP server say so in the body; HAProxy closes the connection.
     if not target.secure and response.status == 400 and b"https" in response.body.lower():
         return f"answered {described(response)}: it is a TLS port (wss://)"
+    if response.status == 421 and judge_error_body(response) is None:
+        return f"does not answer by this host name: {_message(response)}"
     if response.status in (502, 503, 504):
         return f"answered {described(response)}: a proxy is there, but reaches no gateway"
     return None
@@ -68,6 +70,12 @@ def note_on_426(response: Response) -> str:
     if "websocket" in (response.header("Upgrade") or "").lower():
         return ""
     return "without the header Upgrade, which a proxy has to remove"
+
+
+def _message(response: Response) -> str:
+    """Of a refusal with the contract's body."""
+    value = json_value(response.body)
+    return quoted(str(value.get("message", ""))) if isinstance(value, dict) else ""
 
 
 def _is_redirect(response: Response) -> bool:

@@ -18,6 +18,7 @@ from ..adapters import Library, Scheme
 from ..plain_text import has_no_controls, strip_blanks
 from ..rules.addresses import is_authority, is_host, is_web_url
 from ..rules.durations import parse_duration_s
+from ..rules.hosts import WILDCARD
 from ..rules.origins import ANY, NULL, WEB, Network, read_origin, split_entry
 from ..rules.sizes import format_size, parse_size_bytes
 from .types import Kind, Number, WrongValue, decimal_text, shown
@@ -274,6 +275,19 @@ class OriginEntry(Kind[str]):
             raise WrongValue(f"{shown(text)} is not an origin")
         bare = entry.rstrip("/")
         return f"{bare}//" if bare.endswith(":") else bare  # file://
+
+
+class HostEntry(Kind[str]):
+    """An entry of a list of host names."""
+
+    metavar = "HOST"
+    allowed = "*, gateway.example, *.example.com, without a port; a name in another script as xn--..."
+
+    def _parse(self, text: str) -> object:
+        entry = strip_blanks(text)
+        if entry != ANY and (":" in entry or not is_host(entry.removeprefix(WILDCARD))):
+            raise WrongValue(f"{shown(text)} is not a host name")
+        return entry
 
 
 class NetworkEntry(Kind[Network]):

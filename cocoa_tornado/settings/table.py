@@ -39,6 +39,7 @@ from .domain import (
     Duration,
     FolderPath,
     Host,
+    HostEntry,
     KeySource,
     Line,
     NetworkEntry,
@@ -245,6 +246,17 @@ class Settings(KafkaSettings, PresenceSettings):
         "need no entry. Firmware that sends the Origin of a web page, perhaps with a path, needs an entry with the "
         "same text. Only pages of these origins may read responses of ``/ws``, the token endpoint, audio and "
         "transcriptions (CORS).",
+        reloadable=True,
+    )
+    allowed_hosts: tuple[Annotated[str, HostEntry], ...] = row(
+        ACCESS,
+        (),
+        "Host name by which pages, monitoring and operators may reach the gateway; * for any.",
+        "A name, or all names below one (``*.example.com``), without a port. IP addresses, ``localhost`` and the names "
+        "in ``host`` and ``admin_host`` are always allowed. If the setting is empty, every name is allowed, or with "
+        "the development key no other. A request by another name is answered 421, because it may come from a web page "
+        "whose own name was made to lead here (DNS rebinding). The paths of devices and backends need no entry: "
+        "``/ws``, the token endpoint, audio and transcriptions.",
         reloadable=True,
     )
     http_publish: HttpPublish = row(

@@ -38,6 +38,7 @@ class AudioStreamHandler(EarlyAnswers):
     :ivar session_id: once the audio is taken
     """
 
+    allows_any_host = True
     device_id = ""
     session_id = ""
     _utterance: Utterance | None = None

@@ -47,6 +47,7 @@ class DeviceHandler(GatewayErrors, WebSocketHandler):
     :ivar outcome: in one word, why it was not; ``""`` before that is known
     """
 
+    allows_any_host = True
     identity: DeviceIdentity | None = None
     conn: int | None = None
     outcome: str = ""

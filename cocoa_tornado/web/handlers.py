@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from tornado.web import Finish, HTTPError, RequestHandler, stream_request_body
 
@@ -20,6 +20,7 @@ from ..live import Live
 from ..mailboxes.port import MailboxState
 from ..metrics import MetricsPage
 from ..openapi import document as openapi
+from ..plain_text import one_line
 from ..presence.port import PresenceState
 from ..rules.blocked import Blocked
 from ..rules.byte_budget import ByteBudget
@@ -46,6 +47,9 @@ FLAGS = {b"true": True, b"1": True, b"false": False, b"0": False}
 MAX_CLIENTS = 8192
 """So many addresses with wrong credentials, and so many devices that publish, are remembered: 1 MB each. To forget an
 eighth of them takes a few milliseconds."""
+
+HOST_NOT_ALLOWED: Final = "Host not allowed: add its name to the setting allowed_hosts"
+"""Never the name itself, which a stranger may have chosen."""
 
 log = logging.getLogger("cocoa.http")
 
@@ -75,6 +79,7 @@ class WebContext:
     audio: AudioContext | None = None
     bodies: ByteBudget = field(default_factory=lambda: ByteBudget(MAX_BODIES_BYTES))
     guesses: Allowances = field(default_factory=lambda: Allowances(MAX_CLIENTS))
+    host_lines: LineBudget = field(default_factory=lambda: LineBudget(RateLimit(per_s=0.1, burst=5)))
     guess_lines: LineBudget = field(default_factory=lambda: LineBudget(RateLimit(per_s=1, burst=10)))
     blocked: Blocked = field(default_factory=Blocked)
     publishing: Allowances = field(default_factory=lambda: Allowances(MAX_CLIENTS))
@@ -151,6 +156,9 @@ class GatewayErrors(RequestHandler):
 
     context: WebContext
 
+    allows_any_host = False
+    """Whether it answers by any name: only where an answer without a token or a secret tells nothing."""
+
     is_quiet = False
     """Leave it out of the access log: a client could ask for any number of these lines."""
 
@@ -167,6 +175,8 @@ class GatewayErrors(RequestHandler):
         if not self.is_enabled:
             self.refuse(404, "Not Found")
             raise Finish
+        if not self.allows_any_host:
+            self._check_host()
         if self.request.method == "OPTIONS":
             # Whatever a subclass judges next: what may be asked depends on nothing.
             self.options()
@@ -214,6 +224,21 @@ class GatewayErrors(RequestHandler):
         caller = find_caller(request.remote_ip or "", request.host, request.headers, self.context.trusted_proxies)
         request.remote_ip, request.host = caller.ip, caller.host
         request.protocol = caller.scheme or request.protocol
+
+    def _check_host(self) -> None:
+        """Answer 421 to a request by a name that is not allowed, before anything else is asked of it."""
+        headers, context = self.request.headers, self.context
+        name = context.live.now.hosts.refused(headers.get("Host"), headers)
+        if name is None:
+            return
+        context.devices.counters.hosts_refused += 1
+        self.is_quiet = True
+        suppressed = context.host_lines.take(context.devices.clock())
+        if suppressed is not None:
+            extra = {"host": one_line(name), "setting": "allowed_hosts", "remote_ip": self.request.remote_ip}
+            log.warning("host not allowed", extra=extra | ({"suppressed": suppressed} if suppressed else {}))
+        self.refuse(421, HOST_NOT_ALLOWED)
+        raise Finish
 
     def answer(self, status: int, body: object, headers: Mapping[str, str] | None = None) -> None:
         """Finish with a compact JSON body."""
@@ -279,7 +304,7 @@ class GatewayErrors(RequestHandler):
 
 
 class NotFoundHandler(GatewayErrors):
-    """Every unknown route."""
+    """Every unknown route. It tells nothing, so its host does not matter."""
 
     def prepare(self) -> None:
         self.look_behind_the_proxy()

@@ -16,6 +16,7 @@ from testing.ports import ReservedPort
 
 from ..harness import SECRET, Harness
 from ..hostile_answers import answer, answering
+from ..probe.scripted_proxy import ScriptedProxy
 from .conftest import StartAdmin, admin_token
 from .operator import COMMANDS, commands, done, fails, invoke, run
 
@@ -119,6 +120,20 @@ async def test_a_disabled_api_is_not_taken_for_something_unknown(start_admin: St
     gateway = await start_admin(admin_jwt_secret="")
     for command in COMMANDS:
         fails(await run(gateway, *command), "has no admin API: it is disabled (set admin_jwt_secret")
+
+
+@pytest.mark.logs("cocoa.http", "host not allowed")
+async def test_a_host_name_that_the_gateway_does_not_allow_is_one_line_that_names_the_setting(
+    start_admin: StartAdmin,
+) -> None:
+    gateway = await start_admin(allowed_hosts=("gateway.example",))
+    proxy = ScriptedProxy(gateway.port)
+    proxy.request = lambda head: ["Host: a1b2.tunnel.example" if line.startswith("Host:") else line for line in head]
+    await proxy.start()
+    said = "does not answer by this host name: Host not allowed: add its name to the setting allowed_hosts"
+    for command in (("devices",), ("tail",)):
+        fails(await run(gateway, *command, "--url", f"http://127.0.0.1:{proxy.port}"), said)
+    await proxy.stop()
 
 
 @pytest.mark.logs("tornado.general", "SSL Error")

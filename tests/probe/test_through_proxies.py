@@ -156,15 +156,20 @@ def test_a_proxy_that_answers_handshakes_itself_is_one_failure(status: str, word
     assert "(edge)" in outcome(report, "handshake").detail
 
 
+_MESSAGE = b'{"message":"Host not allowed: add its name to the setting allowed_hosts"}'
+HOST_NOT_ALLOWED = b"HTTP/1.1 421 Misdirected Request\r\nContent-Length: %d\r\n\r\n%b" % (len(_MESSAGE), _MESSAGE)
+
+
 @pytest.mark.parametrize(
     ("answer", "words"),
     [
         (page("308 Permanent Redirect", "Location: https://gw.example/api/v1/health"), "try wss://gw.example/ws"),
         (page("502 Bad Gateway", "Server: edge"), "reaches no gateway"),
+        (HOST_NOT_ALLOWED, "by this host name: Host not allowed: add its name to the setting allowed_hosts$"),
         (page("400 The plain HTTP request was sent to HTTPS port"), "it is a TLS port"),
         (b"\0\0\x12\x04\0\0\0\0\0\0\3\0\0\0\x64", "HTTP/2 alone"),
     ],
-    ids=["redirect", "no gateway", "tls port", "http/2"],
+    ids=["redirect", "no gateway", "host", "tls port", "http/2"],
 )
 def test_what_is_wrong_with_the_whole_url_is_one_line(answer: bytes, words: str) -> None:
     with pytest.raises(ProbeError, match=words):
