@@ -383,9 +383,8 @@ class Reading(ABC, Generic[P]):
             return
         if assignment.unresolved is None or time.monotonic() < self._resolve_at:
             return
-        if not assignment.unresolved:
-            assignment.begin({})
-        elif not self._resolve(assignment.unresolved):
+        unresolved = assignment.unresolved
+        if not (self._resolve(unresolved) if unresolved else self._resolve_none()):
             self._resolve_at = time.monotonic() + 0.25
             return
         self._probe_pace.hurry()  # only the probe sets READY, so probe at once
@@ -407,6 +406,25 @@ class Reading(ABC, Generic[P]):
         self._is_log_of_session = True
         self._assignment.begin(starts)
         return True
+
+    def _resolve_none(self) -> bool:
+        """Settle a membership without partitions, once the group has starting points: READY promises that a record
+        produced from then on is handed over, by whichever member. Return False if it has none yet: try again."""
+        if time.monotonic() - self._unresolved_since < FRESH_PATIENCE_S and not self._has_group_begun():
+            return False
+        self._assignment.begin({})
+        return True
+
+    def _has_group_begun(self) -> bool:
+        """True if the group has the offset of some partition: they are all determined at once."""
+        try:
+            every = {self._key(number) for number in self._numbers()}
+            committed = self._committed(every) if every else {}
+        except self._failures.failures as error:
+            if not self._failures.is_retriable(error):
+                raise
+            return False
+        return any(offset is not None for offset in committed.values())
 
     def _starting_points(self, assigned: set[P]) -> tuple[Plan, dict[P, int]] | None:
         """Return the plan and each partition's starting point. Commit starting points that the group does not have."""

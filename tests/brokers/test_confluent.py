@@ -24,7 +24,7 @@ from cocoa_tornado.brokers.kafka_publisher import Publisher
 from cocoa_tornado.brokers.kafka_reading import JoinStuck
 from cocoa_tornado.brokers.port import BrokerCounters, BrokerState
 from cocoa_tornado.rules.handoff import OffsetLedger
-from cocoa_tornado.rules.topic_log import Log
+from cocoa_tornado.rules.topic_log import Committed, Log
 from testing.kafka_server import KafkaServer
 from testing.waiting import eventually
 
@@ -706,13 +706,17 @@ async def test_with_the_consumer_protocol_a_member_that_was_fenced_forgets_all()
     assert (consuming._assignment.is_member, consuming._assignment.partitions) == (False, set())
 
 
-async def test_with_the_consumer_protocol_a_member_need_not_have_a_partition() -> None:
+async def test_with_the_consumer_protocol_a_member_need_not_have_a_partition(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """librdkafka reports no assignment to it, so the brokers are asked for the group's members."""
     consuming = books(Receiver(), Consumer(), protocol="consumer")
     consuming._assignment.ledgers, consuming._probed_at = {}, consuming._assignment.changes
     answer: Future[Answer] = Future()
     answer.set_result(Answer({}, is_member=True))
     consuming._enter_answer(answer)
+    monkeypatch.setattr(consuming, "_numbers", lambda: [0])
+    monkeypatch.setattr(consuming, "_committed", lambda numbers: {0: Committed(0, None)})
     consuming._resolve_if_needed()
     assert consuming._assignment.is_settled
 

@@ -6,12 +6,15 @@ import asyncio
 import base64
 import json
 import logging
+import threading
 import time
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from cocoa_tornado.brokers import kafka_reading
+from cocoa_tornado.brokers.kafka_reading import Reading
 from cocoa_tornado.brokers.port import BrokerState, QuarantineState
 from cocoa_tornado.errors import BrokerClosed, BrokerError
 from testing.kafka_admin import add_partitions, committed_offset
@@ -25,6 +28,7 @@ from .bench import (
     LOST,
     MAYBE_NO_QUARANTINE,
     NO_QUARANTINE,
+    PATIENCE_S,
     TOO_LARGE,
     KafkaStand,
     Receiver,
@@ -109,6 +113,42 @@ async def test_two_members_of_a_fresh_group_agree_on_the_newest_record(stand: Ka
     await eventually(lambda: len(first.payloads) + len(second.payloads) >= 4)
     await asyncio.gather(one.close(1.0), two.close(1.0))
     assert sorted(first.payloads + second.payloads) == [b"doll|new%d" % partition for partition in range(4)]
+
+
+@pytest.mark.parametrize("protocol", ["classic", pytest.param("consumer", marks=pytest.mark.apache)])
+async def test_a_member_without_a_partition_is_ready_only_once_a_fresh_group_has_its_position(
+    client: str, stand: KafkaStand, protocol: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Until then, the member that has the partition would begin behind a record that is produced now."""
+    if protocol == "consumer" and client != "confluent":
+        pytest.skip("kafka-python has no KIP-848")
+    await stand.create(stand.results)
+    may_begin, waits = threading.Event(), [0]
+    starting_points, resolve_none = Reading._starting_points, Reading._resolve_none
+
+    def look(reading: Reading[Any], assigned: set[Any]) -> Any:
+        return starting_points(reading, assigned) if may_begin.is_set() else None
+
+    def look_with_none(reading: Reading[Any]) -> bool:
+        waits[0] += 1
+        return resolve_none(reading)
+
+    monkeypatch.setattr(Reading, "_starting_points", look)
+    monkeypatch.setattr(Reading, "_resolve_none", look_with_none)
+    monkeypatch.setattr(kafka_reading, "NO_PARTITION_AFTER_S", 0.0)
+    brokers = [await stand.broker(group_protocol=protocol) for _ in range(2)]
+    receiver = Receiver()
+    for broker in brokers:
+        broker.start(receiver, decode)
+    await eventually(lambda: waits[0] >= 8, PATIENCE_S)
+    assert [broker.status().state for broker in brokers] == [BrokerState.CONNECTING] * 2
+    may_begin.set()
+    for broker in brokers:
+        await ready(broker)
+    await stand.write(numbered(0, 1))
+    await receiver.has(1)
+    await asyncio.gather(*(broker.close(1.0) for broker in brokers))
+    assert receiver.payloads == payloads(0, 1)
 
 
 # -- rebalances
