@@ -145,6 +145,7 @@ rolling: $(VENV)/installed-test
 	$(BIN)/python -m bench.rolling --mailbox none
 	$(BIN)/python -m bench.rolling --restart workers
 	$(BIN)/python -m bench.rolling --restart parent
+	$(BIN)/python -m bench.rolling --update
 
 nightly: test-nightly soak soak-servers survive servers rolling
 

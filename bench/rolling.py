@@ -6,6 +6,9 @@ notice says so, to a server that a load balancer would choose. With the mailbox,
 message once and in order. No server may be sent more than twice as many handshakes in a second as ``ADMITTED_PER_S``.
 Exit status 1 if any check fails.
 
+``--update`` begins with servers of the previous release (``testing/previous_release.py``). Each is restarted with this
+release, in which canaries are on, and then each with the previous one again.
+
 ``--restart workers`` restarts the workers of one ``serve --workers`` in the same way, and ``--restart parent`` all of
 them at once.
 """
@@ -47,6 +50,9 @@ OPTIONS = [
     *("--log-format", "json", "--log-level", "info", "--mailbox-max-messages", "100000", "--mailbox-max-bytes", "1GiB"),
     *("--kafka-results-topic", TOPIC, "--max-pending-connections", "16384"),
 ]
+CANARIES = ("--canary-interval", "500ms")
+ARRIVED = "cocoa_canary_seconds_count"
+CANARY_COUNTS = ("cocoa_canary_sent_total", ARRIVED, "cocoa_canary_lost_total", "cocoa_canary_leaked_total")
 DROPS = ("cocoa_messages_unknown_device_total", "cocoa_messages_dropped_total", "cocoa_mailbox_lost_total")
 
 
@@ -54,6 +60,7 @@ DROPS = ("cocoa_messages_unknown_device_total", "cocoa_messages_dropped_total", 
 class Plan:
     """:ivar rate: messages a second for all devices
     :ivar balance: how the load balancer chooses a server: ``random`` or ``least``, the one with the fewest connections
+    :ivar update: from the previous release to this one, and back
     """
 
     restart: str = "servers"
@@ -62,6 +69,7 @@ class Plan:
     rate: float = 500.0
     mailbox: str = "redis"
     balance: str = "random"
+    update: bool = False
 
 
 @dataclass(slots=True)
@@ -103,6 +111,7 @@ class Outcome:
     strays: int = 0
     connected_at_end: int = 0
     dropped: dict[str, int] = field(default_factory=dict)
+    canaries: dict[str, int] = field(default_factory=dict)
     warnings: dict[str, int] = field(default_factory=dict)
     complaints: list[str] = field(default_factory=list)
     load: float = 0.0
@@ -125,6 +134,8 @@ def violations(plan: Plan, outcome: Outcome) -> list[str]:
         "connections that ended without a notice": sum(restart.unnoticed for restart in outcome.restarts),
         "errors in the servers' logs": len(outcome.complaints),
     }
+    for name in CANARY_COUNTS[2:]:
+        must_be_zero[name] = outcome.canaries.get(name, 0)
     if plan.mailbox != "none":
         must_be_zero["messages lost"] = outcome.lost
     found = [f"{name}: {count}" for name, count in must_be_zero.items() if count]
@@ -133,21 +144,28 @@ def violations(plan: Plan, outcome: Outcome) -> list[str]:
     most = max(((one.sent if sent else one.answered)[0] for one in outcome.restarts), default=0)
     if most > 2 * ADMITTED_PER_S and plan.restart != "parent":
         found.append(f"handshakes of one server in a second: {most}, of {2 * ADMITTED_PER_S} at most")
+    if plan.update and not outcome.canaries.get(ARRIVED):
+        found.append("no canary message arrived")
     if not (outcome.received and outcome.restarts):
         found.append("nothing happened")
     return found
 
 
 class Place:
-    """A server, or a parent with workers, that keeps its port and name from one life to the next."""
+    """A server, or a parent with workers, that keeps its port and name from one life to the next.
 
-    def __init__(self, name: str, folder: Path, secret: str, options: list[str]) -> None:
+    :param previous: the folder of the previous release; None: each life is of this one
+    :ivar is_previous: whether the next life is of the previous release
+    """
+
+    def __init__(self, name: str, folder: Path, secret: str, options: list[str], previous: Path | None = None) -> None:
         from testing.ports import ReservedPort
 
         self.name = name
         self.port = ReservedPort().number
         self._folder, self._secret, self._lives = folder, secret, 0
         self._options = [*options, "--port", str(self.port), "--server-name", name]
+        self._previous, self.is_previous = previous, previous is not None
         self.gateway: GatewayProcess
         self.logs: list[Path] = []
         self.complaints: list[str] = []
@@ -158,9 +176,17 @@ class Place:
         folder = self._folder / f"{self.name}-{self._lives}"
         folder.mkdir()
         self.logs.append(folder / "log")
-        self.gateway = GatewayProcess(folder, self._secret, self._options, pythonpath())
+        self.gateway = self._gateway(folder)
         self._counts.append({})
         await self.gateway.start()
+
+    def _gateway(self, folder: Path) -> GatewayProcess:
+        from testing.previous_release import command
+
+        if self.is_previous:
+            return GatewayProcess(folder, self._secret, self._options, {"PYTHONPATH": str(self._previous)}, command())
+        options = self._options if self._previous is None else [*self._options, *CANARIES]
+        return GatewayProcess(folder, self._secret, options, pythonpath())
 
     async def look(self) -> None:
         """Remember what this life has counted so far."""
@@ -216,7 +242,16 @@ class Stage:
             options += ["--workers", str(self.workers)]
         places = 1 if self.workers else plan.servers
         self.windows: list[tuple[float, float]] = []
-        self.places = [Place(f"server-{number}", folder, self.secret, options) for number in range(places)]
+        previous = _check_out(folder) if plan.update else None
+        self.places = [Place(f"server-{number}", folder, self.secret, options, previous) for number in range(places)]
+
+
+def _check_out(folder: Path) -> Path:
+    from testing.previous_release import check_out, find_commit
+
+    previous = folder / "previous"
+    check_out(find_commit(), previous)
+    return previous
 
 
 async def roll(plan: Plan) -> Outcome:
@@ -276,6 +311,7 @@ async def _run(stage: Stage, load: Load, outcome: Outcome) -> None:
     outcome.connected_at_end = load.ask("open")["open"]
     await asyncio.gather(*(place.look() for place in stage.places))
     outcome.dropped = {name: sum(place.counted(name) for place in stage.places) for name in DROPS}
+    outcome.canaries = {name: sum(place.counted(name) for place in stage.places) for name in CANARY_COUNTS}
 
 
 def _connect_all(plan: Plan, load: Load, ports: list[int]) -> None:
@@ -292,8 +328,10 @@ async def _restarts(stage: Stage, load: Load) -> AsyncIterator[Restart]:
         for pid in family(parent.gateway.pid)[1:]:
             yield await _restart(stage, load, parent, pid)
     else:
-        for place in stage.places:
-            yield await _restart(stage, load, place, None)
+        for is_previous in (False, True) if stage.plan.update else (False,):
+            for place in stage.places:
+                place.is_previous = is_previous
+                yield await _restart(stage, load, place, None)
 
 
 async def _restart(stage: Stage, load: Load, place: Place, worker: int | None) -> Restart:
@@ -354,6 +392,8 @@ def report(plan: Plan, outcome: Outcome) -> list[str]:
             f"    handshakes of one server in a second and in 100 ms: sent {restart.sent}, answered {restart.answered}"
         )
     dropped = ", ".join(f"{name} {count}" for name, count in outcome.dropped.items())
+    if plan.update:
+        dropped += ", " + ", ".join(f"{name} {count}" for name, count in outcome.canaries.items())
     return [
         *found,
         f"  sent {outcome.sent}, received {outcome.received}, lost {outcome.lost}, twice {outcome.doubled}, "
@@ -368,6 +408,7 @@ def report(plan: Plan, outcome: Outcome) -> list[str]:
 @click.option("--devices", type=click.IntRange(1, 19_000), default=10_000, show_default=True)
 @click.option("--rate", type=float, default=500.0, show_default=True, help="Messages per second.")
 @click.option("--mailbox", type=click.Choice(["redis", "none"]), default="redis", show_default=True)
+@click.option("--update", is_flag=True, help="From the previous release to this one, and back.")
 @click.option("--balance", type=click.Choice(["random", "least"]), default="random", show_default=True)
 def main(**choices: Any) -> None:
     plan = Plan(**choices)

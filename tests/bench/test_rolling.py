@@ -51,6 +51,14 @@ def test_without_a_mailbox_messages_may_be_lost_and_are_counted() -> None:
     assert "lost 2," in "".join(report(Plan(mailbox="none"), few))
 
 
+def test_in_an_update_canaries_must_arrive_and_none_may_be_lost() -> None:
+    plan, arrived = Plan(update=True), {"cocoa_canary_seconds_count": 9}
+    assert violations(plan, outcome()) == ["no canary message arrived"]
+    assert violations(plan, replace(outcome(), canaries=arrived)) == []
+    lost = replace(outcome(), canaries=arrived | {"cocoa_canary_lost_total": 1})
+    assert violations(plan, lost) == ["cocoa_canary_lost_total: 1"]
+
+
 def test_a_server_that_did_not_drain_is_a_violation() -> None:
     killed = replace(outcome(), restarts=[replace(restart(), status=None, unnoticed=3)])
     assert violations(Plan(), killed) == [
