@@ -19,7 +19,17 @@ from .errors import BrokerClosed, BrokerError, WriteDenied
 from .hub import Hub
 from .presence.grants import Grant
 from .presence.port import Presence, PresenceState, Refused
-from .rules.canaries import DEADLINE_S, HEADERS, CanaryState, CanaryWatch, Delivered, Leaked, canary_ids, record_for
+from .rules.canaries import (
+    DEADLINE_S,
+    HEADERS,
+    CanaryState,
+    CanaryWatch,
+    Delivered,
+    Late,
+    Leaked,
+    canary_ids,
+    record_for,
+)
 from .rules.rate import LineBudget, RateLimit
 from .rules.readiness_report import ReadinessPart
 
@@ -177,6 +187,8 @@ class Canaries:
         arrival = self._watch.arrived(device_id, text, self._clock())
         if isinstance(arrival, Delivered):
             self._counters.seconds.observe(arrival.seconds)
+        elif isinstance(arrival, Late):
+            self._counters.late += arrival.was_lost
         elif isinstance(arrival, Leaked):
             self._counters.leaked += 1
             suppressed = self._leak_lines.take(self._clock())

@@ -64,6 +64,7 @@ class CanaryCounters:
 
     sent: int = 0
     lost: int = 0  # of those, not arrived within the deadline
+    late: int = 0  # of the lost ones, arrived since
     leaked: int = 0  # arrivals at a canary that the message was not for
     routed: int = 0  # messages that the router has given to a canary; they are in Counters.routed, too
     seconds: Histogram = field(default_factory=Histogram)

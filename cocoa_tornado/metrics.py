@@ -90,7 +90,7 @@ class GatewayCollector(Collector):
         routed = counters.routed - counters.canary.routed
         yield _total("cocoa_messages_routed", "Messages queued for a connected device", routed)
         yield _total("cocoa_messages_unknown_device", "Messages for a device not connected", counters.unknown_device)
-        over = "Records handed over to other workers of this machine, which have their devices"
+        over = "Records handed over to other workers of this machine, canary messages included"
         yield _total("cocoa_records_handed_over", over, counters.handed_over)
         back = "Records that other workers of this machine have returned, because their devices had left"
         yield _total("cocoa_records_handed_back", back, counters.handed_back)
@@ -118,7 +118,9 @@ class GatewayCollector(Collector):
         yield GaugeMetricFamily("cocoa_broker_ready", "1 while records reach this process", value=ready)
         if status.lag is not None:
             yield GaugeMetricFamily("cocoa_consumer_lag_records", "Records not yet handed over", value=status.lag)
-        yield _total("cocoa_records_consumed", "Records read from the results topic", broker.consumed)
+        yield _total(
+            "cocoa_records_consumed", "Records read from the results topic, canary messages included", broker.consumed
+        )
         yield _total("cocoa_records_key_mismatch", "Records whose key and value disagree", broker.key_mismatch)
         yield _by("cocoa_records_quarantined", "Records quarantined", "reason", broker.quarantined)
         takes_copies = 0.0 if status.quarantine is QuarantineState.UNAVAILABLE else 1.0
@@ -129,9 +131,8 @@ class GatewayCollector(Collector):
             yield GaugeMetricFamily("cocoa_quarantine_oldest_age_seconds", text, value=oldest)
         lost = "Rejected records that could not be quarantined"
         yield _by("cocoa_quarantine_lost", lost, "cause", broker.quarantine_lost)
-        yield _by(
-            "cocoa_records_published", "Records acknowledged by the broker", "topic", broker.published, self._topics
-        )
+        published = "Records acknowledged by the broker, canary messages included"
+        yield _by("cocoa_records_published", published, "topic", broker.published, self._topics)
         yield _by(
             "cocoa_publish_errors", "Records that could not be published", "topic", broker.publish_errors, self._topics
         )
@@ -213,6 +214,7 @@ def _histogram(name: str, text: str, histogram: Histogram) -> HistogramMetricFam
 def _canaries(canary: CanaryCounters) -> Iterator[Metric]:
     yield _total("cocoa_canary_sent", "Canary messages sent", canary.sent)
     yield _total("cocoa_canary_lost", "Canary messages that did not arrive in time", canary.lost)
+    yield _total("cocoa_canary_late", "Canary messages that counted as lost and arrived later", canary.late)
     yield _total("cocoa_canary_leaked", "Messages that reached a canary that they were not for", canary.leaked)
     yield _histogram("cocoa_canary_seconds", "From sending a canary message to its arrival", canary.seconds)
 

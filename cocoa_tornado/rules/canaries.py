@@ -25,6 +25,8 @@ HEADERS: Final = {HEADER: b"1", "cocoa.ttl": b"0"}
 DEADLINE_S: Final = 60.0
 """A message that has not arrived by then is lost. Longer than a consumer group takes to notice that a member has ended,
 and to share its partitions out again: such messages are late."""
+REMEMBERED: Final = 1_000
+"""Lost messages that are recognized when they arrive after all: two an interval, for more than an hour by default."""
 OPTIONS: Final = Options(ttl_s=0)
 """How canary messages are delivered: never stored."""
 
@@ -119,7 +121,12 @@ class Leaked(NamedTuple):
 
 
 class Late(NamedTuple):
-    """A message has reached its canary that is not awaited: it counts as lost already, or has come twice."""
+    """A message has reached its canary that is not awaited.
+
+    :ivar was_lost: it counts as lost; otherwise it has come twice, or its canary has connected again meanwhile
+    """
+
+    was_lost: bool
 
 
 Arrival: TypeAlias = Delivered | Leaked | Late
@@ -138,6 +145,7 @@ class CanaryWatch:
 
     def __init__(self, device_ids: Iterable[str]) -> None:
         self._awaited: dict[str, tuple[str, float]] = {}  # by session id: the canary, and when it was sent; in order
+        self._lost: dict[str, None] = {}  # session ids of the latest that are lost
         self._outcomes: dict[str, bool | None] = dict.fromkeys(device_ids)  # of the last message; None: there is none
         self._has_leaked = self._is_refused = False
 
@@ -177,9 +185,12 @@ class CanaryWatch:
         if fields.device_id != device_id:
             self._has_leaked = True
             return Leaked(fields.device_id if isinstance(fields.device_id, str) else "")
-        awaited = self._awaited.pop(fields.session_id, None) if isinstance(fields.session_id, str) else None
+        session_id = fields.session_id if isinstance(fields.session_id, str) else ""
+        awaited = self._awaited.pop(session_id, None)
         if awaited is None:
-            return Late()
+            was_lost = session_id in self._lost
+            self._lost.pop(session_id, None)
+            return Late(was_lost)
         self._outcomes[device_id] = True
         return Delivered(now - awaited[1])
 
@@ -196,7 +207,10 @@ class CanaryWatch:
         for session_id in session_ids:
             device_id, _ = self._awaited.pop(session_id)
             self._outcomes[device_id] = False
+            self._lost[session_id] = None
             lost += 1
+        while len(self._lost) > REMEMBERED:
+            del self._lost[next(iter(self._lost))]
         return lost
 
     def abandon(self, device_id: str) -> None:

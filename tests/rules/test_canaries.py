@@ -7,13 +7,14 @@ import json
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, multiple, rule
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
 
 from cocoa_tornado.rules.canaries import (
     DEADLINE_S,
     HEADER,
     HEADERS,
     OPTIONS,
+    REMEMBERED,
     CanaryState,
     CanaryWatch,
     Delivered,
@@ -98,7 +99,7 @@ def test_a_message_that_reaches_its_canary_is_delivered_once() -> None:
     assert watch.state is CanaryState.WAITING
     assert watch.arrived(A, payload_for(A, "1"), 100.5) == Delivered(0.5)
     assert watch.state is CanaryState.WAITING
-    assert watch.arrived(A, payload_for(A, "1"), 100.6) == Late()
+    assert watch.arrived(A, payload_for(A, "1"), 100.6) == Late(was_lost=False)
     assert watch.arrived(B, payload_for(B, "2"), 102.0) == Delivered(2.0)
     assert (watch.state, len(watch)) == (CanaryState.READY, 0)
 
@@ -123,7 +124,7 @@ def test_what_names_no_device_leaks(payload: bytes) -> None:
 def test_a_message_that_was_never_sent_is_no_leak_and_no_delivery(session_id: object) -> None:
     watch = watch_of_both()
     payload = json.dumps({"device_id": A, "session_id": session_id}).encode()
-    assert watch.arrived(A, payload, 100.5) == Late()
+    assert watch.arrived(A, payload, 100.5) == Late(was_lost=False)
     assert (watch.state, len(watch)) == (CanaryState.WAITING, 2)
 
 
@@ -134,7 +135,8 @@ def test_a_message_is_lost_at_its_deadline_and_the_next_arrival_ends_that_state(
     assert watch.overdue(100.0 + DEADLINE_S) == 1
     assert (watch.state, watch.state.is_ok) == (CanaryState.LOST, False)
     assert watch.overdue(1e9) == 0
-    assert watch.arrived(A, payload_for(A, "1"), 170.0) == Late()
+    assert watch.arrived(A, payload_for(A, "1"), 170.0) == Late(was_lost=True)
+    assert watch.arrived(A, payload_for(A, "1"), 170.1) == Late(was_lost=False)
     watch.sent("3", A, 171.0)
     watch.arrived(A, payload_for(A, "3"), 171.5)
     assert watch.state is CanaryState.READY
@@ -150,7 +152,17 @@ def test_the_messages_of_a_canary_that_is_not_connected_are_neither_lost_nor_del
     watch = watch_of_both()
     watch.abandon(A)
     assert watch.overdue(1e9) == 1
-    assert watch.arrived(A, payload_for(A, "1"), 1e9) == Late()
+    assert watch.arrived(A, payload_for(A, "1"), 1e9) == Late(was_lost=False)
+
+
+def test_of_the_lost_messages_the_latest_are_recognized_when_they_arrive() -> None:
+    watch = CanaryWatch((A, B))
+    names = [str(number) for number in range(REMEMBERED + 1)]
+    for name in names:
+        watch.sent(name, A, 0.0)
+    assert watch.overdue(DEADLINE_S) == len(names)
+    late = [watch.arrived(A, payload_for(A, name), 100.0) for name in names]
+    assert late == [Late(was_lost=False), *[Late(was_lost=True)] * REMEMBERED]
 
 
 def test_after_a_refusal_nothing_is_awaited() -> None:
@@ -186,6 +198,7 @@ class WatchMachine(RuleBasedStateMachine):
         self.now = 0.0
         self.awaited: dict[str, tuple[str, float]] = {}
         self.last: dict[str, bool] = {}
+        self.lost: set[str] = set()
         self.leaks = self.number = 0
 
     @rule(target=messages, device_id=st.sampled_from((A, B)))
@@ -201,7 +214,8 @@ class WatchMachine(RuleBasedStateMachine):
         name, device_id = message
         arrival = self.watch.arrived(device_id, payload_for(device_id, name), self.now)
         awaited = self.awaited.pop(name, None)
-        assert arrival == (Late() if awaited is None else Delivered(self.now - awaited[1]))
+        assert arrival == (Late(name in self.lost) if awaited is None else Delivered(self.now - awaited[1]))
+        self.lost.discard(name)
         if awaited is not None:
             self.last[device_id] = True
 
@@ -212,14 +226,14 @@ class WatchMachine(RuleBasedStateMachine):
         assert self.watch.arrived(reached, payload_for(device_id, name), self.now) == Leaked(device_id)
         self.leaks += 1
 
-    @rule(target=messages, message=consumes(messages))
-    def fail(self, message: tuple[str, str]) -> object:
+    @rule(message=messages)
+    def fail(self, message: tuple[str, str]) -> None:
         name, device_id = message
         is_awaited = self.awaited.pop(name, None) is not None
         assert self.watch.failed(name) == is_awaited
         if is_awaited:
             self.last[device_id] = False
-        return multiple()
+            self.lost.add(name)
 
     @rule(seconds=st.floats(0, 2 * DEADLINE_S))
     def wait(self, seconds: float) -> None:
@@ -229,6 +243,7 @@ class WatchMachine(RuleBasedStateMachine):
         for name, device_id in overdue.items():
             del self.awaited[name]
             self.last[device_id] = False
+            self.lost.add(name)
 
     @rule(device_id=st.sampled_from((A, B)))
     def disconnect(self, device_id: str) -> None:
