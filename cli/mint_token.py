@@ -45,11 +45,9 @@ def _duration(ctx: click.Context, param: click.Parameter, value: str | None) -> 
 
 
 def _user_id(ctx: click.Context, param: click.Parameter, value: str) -> int | str:
-    try:
-        number = int(value)
-    except ValueError:
-        return value
-    return number if str(number) == value else value  # 007 and +7 are names
+    from cocoa_tornado.admin.requests import user_of
+
+    return user_of(value)  # as in `cocoa admin --user`: 007 and +7 are names
 
 
 def _claims(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> dict[str, object]:
@@ -115,7 +113,7 @@ def _finite(text: str) -> float:
     default="0",
     show_default=True,
     metavar="U",
-    help="Owner of the device: an integer if it looks like one, a string otherwise.",
+    help="Owner of the device: 99 is the integer, '\"99\"' the string; what does not look like an integer is a string.",
 )
 @click.option("--device-version", default="1.0.0", show_default=True, metavar="V", help="Firmware version.")
 @click.option(
@@ -201,6 +199,8 @@ def mint_token(
       websocat "ws://127.0.0.1:8080/ws?token=$(cocoa mint-token --device-id doll-1)"
     For another gateway, with its secret:
       COCOA_JWT_SECRET=@secret.txt cocoa mint-token --device-id doll-1 --user-id 99 --expires-in 7d
+    The owner is the string 99, not the integer, as in `cocoa admin devices --user '"99"'`:
+      cocoa mint-token --device-id doll-1 --user-id '"99"'
     With a private key, for a device in two groups:
       cocoa mint-token --device-id doll-1 --private-key key.pem --group kitchen --group beta
     An expired token, and one of another issuer:

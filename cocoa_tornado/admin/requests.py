@@ -54,8 +54,8 @@ def whole_number(arguments: Arguments, name: str, least: int, most: int) -> int 
 
 
 def user_of(text: str) -> int | str:
-    """Return the user id that a text stands for: ``99`` is the integer, ``"99"`` the string, and so is every text that
-    is no JSON, such as ``ann``."""
+    """Return the user id that a text stands for, in the API and on the command line: ``99`` is the integer, ``"99"``
+    (JSON text) the string, and every other text, such as ``ann`` or ``007``, is itself."""
     if _INTEGER.fullmatch(text):
         return int(text)
     if text.startswith('"'):

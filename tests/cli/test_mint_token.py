@@ -84,9 +84,24 @@ def test_the_token_and_nothing_else_is_printed(mint: Mint) -> None:
 
 @pytest.mark.parametrize(
     ("text", "user_id"),
-    [("99", 99), ("0", 0), ("-5", -5), ("u-1", "u-1"), ("007", "007"), ("1.0", "1.0"), ("+7", "+7"), ("", "")],
+    [
+        ("99", 99),
+        ("0", 0),
+        ("-5", -5),
+        ("u-1", "u-1"),
+        ("007", "007"),
+        ("1.0", "1.0"),
+        ("+7", "+7"),
+        ("", ""),
+        ('"99"', "99"),
+        ('"', '"'),
+        ('"u"x', '"u"x'),
+        ('"\\"99\\""', '"99"'),
+    ],
 )
-def test_a_user_id_is_an_integer_if_it_looks_like_one(mint: Mint, text: str, user_id: int | str) -> None:
+def test_a_user_id_is_an_integer_if_it_looks_like_one_and_a_string_in_quotes(
+    mint: Mint, text: str, user_id: int | str
+) -> None:
     claims = claims_of(mint("--secret", SECRET, "--user-id", text))
     assert claims["user_id"] == user_id
     assert type(claims["user_id"]) is type(user_id)
