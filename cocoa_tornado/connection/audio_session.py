@@ -1,4 +1,4 @@
-"""The audio that a device sends over its WebSocket: one utterance after another, each recognised on its own."""
+"""The audio that a device sends over its WebSocket: one utterance after another, each recognized separately."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ..transcriber import Transcriber, Utterance
 
 HELD_BYTES = 256 * 1024
 HELD_WHILE_CHALLENGED_BYTES = 320 * 1024
-ENTRY_BYTES = 64  # what a message costs that carries nothing
+ENTRY_BYTES = 64  # the least that a message counts as
 SLICE_BYTES = 16 * 1024  # of a message, converted and judged in one turn of the loop
 
 log = logging.getLogger("cocoa.speech")
@@ -33,26 +33,26 @@ class Segmenter(Protocol):
 
     @property
     def has_eight_bits(self) -> bool:
-        """Whether the samples plainly have 8 bits, although no header says so."""
+        """Whether the samples clearly have 8 bits, although no header says so."""
 
     @property
     def out_format(self) -> AudioFormat:
-        """What the samples of a ``Speech`` are; known once there is one."""
+        """The format of the samples of a ``Speech``; known once there is one."""
 
     def feed(self, data: bytes) -> Iterator[Segment]:
-        """What these bytes bring. Raises AudioNotDecodable, and then nothing more is read."""
+        """Return the utterances' parts in these bytes. Raises AudioNotDecodable, after which nothing more is read."""
 
     def end(self) -> Iterator[Segment]:
-        """What is left of the stream. Raises AudioNotDecodable."""
+        """Return the rest of the stream. Raises AudioNotDecodable."""
 
 
 @dataclass(frozen=True, slots=True)
 class AudioIntake:
-    """What the connections need where speech is on.
+    """What the connections need if speech is on.
 
-    :ivar raw: what binary messages are, unless they begin with a WAV header
-    :ivar make_segmenter: from a format and the longest utterance in seconds
-    :ivar limits: returns those in force, which a reload may change; here they hold for each utterance
+    :ivar raw: the format of binary messages that do not begin with a WAV header
+    :ivar make_segmenter: called with a format and the longest utterance in seconds
+    :ivar limits: returns the current ones, which a reload may change; they apply to each utterance
     """
 
     transcriber: Transcriber
@@ -73,11 +73,12 @@ def is_audio_end(text: str) -> bool:
 
 
 class AudioSession:
-    """One connection's audio. Made with its first binary message; IOLoop thread only.
+    """One connection's audio. Created with its first binary message; IOLoop thread only.
 
-    What the engine has not taken yet waits here, up to a bound: then :meth:`has_room` turns False, the connection stops
-    reading, and TCP tells the device. An idle session holds no task. An utterance under way holds a worker, and the
-    device's share of them: one that the device does not go on with is ended by a timer.
+    Audio that the engine has not accepted yet waits here, within a bound. At the bound :meth:`has_room` turns False,
+    the connection stops reading, and TCP applies backpressure to the device. An idle session holds no task. An
+    utterance in progress occupies a worker and counts toward ``audio_streams_per_device``; a timer ends it if the
+    device falls silent.
     """
 
     __slots__ = (
@@ -99,7 +100,7 @@ class AudioSession:
 
     def __init__(self, device: DeviceIdentity, intake: AudioIntake, interim: bool) -> None:
         self._device, self._intake, self._interim = device, intake, interim
-        self._waiting: deque[bytes | None] = deque()  # None: the device has said that the utterance is over
+        self._waiting: deque[bytes | None] = deque()  # None: the device has ended the utterance
         self._held = 0
         self._room = asyncio.Event()
         self._pump: asyncio.Task[None] | None = None
@@ -107,12 +108,12 @@ class AudioSession:
         self._utterance: Utterance | None = None
         self._clock: UploadClock | None = None  # of the utterance
         self._timer: asyncio.TimerHandle | None = None
-        self._is_refused = False  # the utterance under way came to nothing; what is left of it is passed over
-        self._is_broken = False  # what comes can't be read, until the device says that it is over
+        self._is_refused = False  # the current utterance has failed; the rest of it is skipped
+        self._is_broken = False  # the audio can't be decoded; skipped until the device ends the utterance
         self._closed = False
 
     def offer(self, audio: bytes | None) -> None:
-        """The next binary message; None: the end of the utterance. Order is kept."""
+        """Add the next binary message, in order; None: the end of the utterance."""
         if self._closed:
             return
         self._waiting.append(audio)
@@ -121,7 +122,7 @@ class AudioSession:
             self._pump = asyncio.get_running_loop().create_task(self._run())
 
     def has_room(self, challenged: bool) -> bool:
-        """Whether the connection may read on; a challenged one reads further, to find the pong behind the audio."""
+        """Whether the connection may read on. A challenged one reads further, to find the pong behind the audio."""
         return self._held < (HELD_WHILE_CHALLENGED_BYTES if challenged else HELD_BYTES)
 
     async def wait_for_room(self) -> None:
@@ -133,8 +134,8 @@ class AudioSession:
         self._room.set()
 
     def close(self) -> None:
-        """The connection is gone. What it has said to the end is recognised all the same: the device may be back, or
-        somebody else may want its words. An utterance that was under way is dropped. Idempotent."""
+        """The connection has ended. Finished utterances are still recognized: the device may reconnect, and other
+        consumers may use the words. An unfinished one is dropped. Idempotent."""
         self._closed = True
         self._stop_timer()
         if self._pump is None:
@@ -170,14 +171,14 @@ class AudioSession:
                 self._wait()
 
     def _wait(self) -> None:
-        """Nothing is left to do until the device goes on; an utterance under way waits only so long."""
+        """Wait for more audio. An unfinished utterance waits for a limited time only."""
         if self._utterance is None or self._clock is None:
             return
         self._clock.waits(self._now())
         self._timer = asyncio.get_running_loop().call_at(self._clock.deadline.at, self._end_early)
 
     def _end_early(self) -> None:
-        """The device is silent: what it has said so far is its utterance."""
+        """The device is silent: end the utterance with the audio received so far."""
         self.offer(None)
 
     def _stop_timer(self) -> None:
@@ -205,7 +206,7 @@ class AudioSession:
                 await self._hear(self._segmenter, self._segmenter.feed(audio[start : start + SLICE_BYTES]))
                 if self._is_broken:
                     return
-                # To convert and judge samples takes its time, and there are others.
+                # Converting and classifying samples takes time: let the loop serve others.
                 await asyncio.sleep(0)
 
     async def _hear(self, segmenter: Segmenter, segments: Iterator[Segment]) -> None:

@@ -2,8 +2,8 @@
 carries it out.
 
 Each lane of the box has a :class:`~cocoa_tornado.rules.feed.Feed`, the connection's position within one epoch of the
-mailbox. What is here combines the lanes, goes across epochs, and knows which question to the mailbox is under way: at
-most one at a time.
+mailbox. This module combines the lanes, continues across epochs, and keeps track of the pending question to the
+mailbox: at most one at a time.
 
 =======  =======================================================  ======================================================
 feed     means                                                    next question
@@ -16,11 +16,11 @@ live     everything stored was sent                               a look, if som
 =======  =======================================================  ======================================================
 
 A message that is stored while the feed of its lane is live is sent directly. If the outbox has no room for it, the feed
-falls behind, and the message is read from the box later: a slow device costs nothing but its own time.
+falls behind, and the message is read from the box later: a slow device delays only itself.
 
 The socket takes messages in another order than that of the box: those of high priority overtake the others. So a cursor
-is made when its message is given to the socket. It says what was given before, in both lanes: :meth:`BoxReader.give`
-for what a write consists of, and :meth:`BoxReader.given` once the socket has taken that.
+is made when its message is given to the socket. It encodes what was given before, in both lanes: call
+:meth:`BoxReader.give` for each message of a write, and :meth:`BoxReader.given` once the socket has taken them.
 
 A gap notice (``gap_notices.py``) is written in front of the next message. Where none follows, an empty message is
 queued, to be given as its notice alone.
@@ -52,10 +52,10 @@ _NEW: Final = tuple.__new__
 
 
 class BoxReader:
-    """See the module. All numbers belong to :attr:`epoch`, until :meth:`follow` says that it is over.
+    """See the module. All numbers belong to :attr:`epoch`, until :meth:`follow` returns that it is over.
 
     In the outbox a message has a *ticket*: its number and, above 48 bits, how many epochs of the mailbox the connection
-    had seen when it was queued. What was queued in an earlier epoch is sent as well.
+    had seen when it was queued. Messages that were queued in an earlier epoch are sent as well.
 
     Without gaps, a message that is queued, given and marked as written costs no more than its two positions.
 
@@ -65,8 +65,8 @@ class BoxReader:
     :ivar key: the MAC key of the mailbox that gave the numbers; None until the box was looked at
     :ivar early: acknowledged before the box was looked at
     :ivar stands_by: another connection of the device gets its messages: nothing is read
-    :ivar least_ticket: that of the beginning of the box. What has a lower one was queued in an earlier epoch, and may
-        not be withdrawn
+    :ivar least_ticket: that of the beginning of the box. A message with a lower one was queued in an earlier epoch, and
+        may not be withdrawn
     """
 
     __slots__ = (
@@ -106,7 +106,7 @@ class BoxReader:
         self._lost: Lost | None = None
         self._asked: Question | None = None
         self._wants_look = True
-        # What the socket has taken, with what the current write contains, and the position behind each of its messages.
+        # What the socket has taken, including the current write, and the position behind each of the write's messages.
         self._given = self._at = self._marked = Numbers()
         self._writing: list[Numbers] = []
         self._pushed = [0, 0]  # of the outbox's lanes: the last number
@@ -199,7 +199,7 @@ class BoxReader:
         self._wants_look = True
 
     def stand_by(self, begun: int) -> Position | None:
-        """Another connection of the device goes on. Return the position at which it does; None: it is unknown.
+        """Another connection of the device takes over. Return the position at which it begins; None: it is unknown.
 
         :param begun: so many messages that have a number are written to the end before this connection stops
         """
@@ -211,11 +211,12 @@ class BoxReader:
         if not self._is_open:
             return self._after
         self._writing = self._writing[:begun]
-        # What is being written may come from before this connection stood by the last time.
+        # The current write may date from before this connection last became a standby one.
         return self._position(self._given.joined(self._writing[-1]) if self._writing else self._given)
 
     def go_on(self, after: Position | None) -> None:
-        """Read the box from this position on, instead of another connection. None: as if that had never been."""
+        """Take over from another connection: read the box from this position on. None: begin as if there had been no
+        other."""
         self.stands_by = False
         if self._asked is not None:
             self.failed()
@@ -225,7 +226,7 @@ class BoxReader:
         self._wants_look = True
 
     def follow(self, epoch: int, key: bytes | None) -> bool:
-        """The mailbox may have begun another epoch. True: it has, and an answer that is awaited is void."""
+        """Check whether the mailbox has begun another epoch. True: it has, and a pending answer is void."""
         if epoch == self.epoch or not self._is_open:
             return False
         self._end_epoch(key)
@@ -233,7 +234,7 @@ class BoxReader:
         return True
 
     def _end_epoch(self, key: bytes | None) -> None:
-        """The numbers mean nothing any more. The connection goes on from the position where it was."""
+        """The numbers have lost their meaning. The connection continues from its position."""
         normal, high = self.normal, self.high
         if key == self.key:
             self._after = Position(normal.position, self.epoch, high.position)
@@ -285,16 +286,16 @@ class BoxReader:
         self._begun = box if box.epoch else None
 
     def _missed_with_epoch(self, box: Box) -> int:
-        """What was stored for the device and lost with its epoch. What a device missed that was offline when everything
-        was lost is unknown, and counts as one message."""
+        """How many messages for the device were lost with their epoch. If the device was offline when the whole mailbox
+        was lost, the number is unknown and counts as one."""
         lost, self._lost = self._lost, None
         if lost is not None:
             return box.lost(*lost)
         return int(self._after is not None and box.may_have_lost(self._after))
 
     def arrived(self, pages: Sequence[Page]) -> Arrived:
-        """The pages that were asked for were read. Queue what is returned, then call :meth:`delivered`; no question is
-        asked before that."""
+        """The requested pages have arrived. Queue the messages that are returned, then call :meth:`delivered`; no
+        question is asked before that."""
         assert self._asked is not None
         lanes = [read.lane for read in self._asked.reads]
         before = Numbers(self.normal.position, self.high.position)
@@ -318,13 +319,13 @@ class BoxReader:
         return Arrived(notice=(lane, self.feed(lane).position))
 
     def delivered(self) -> None:
-        """What has arrived is in the outbox, as far as it had room: see :meth:`no_room`."""
+        """The messages of the pages are in the outbox, as far as it had room: see :meth:`no_room`."""
         self._asked = None
 
     # -- the outbox
 
     def ticket(self, number: int) -> int:
-        """With which ticket to queue a message now."""
+        """The ticket under which to queue a message now."""
         return self.least_ticket + number
 
     @staticmethod
@@ -368,7 +369,7 @@ class BoxReader:
     # -- the socket
 
     def begin_write(self) -> None:
-        """What to write is about to be chosen. What an earlier write contained and the socket has not begun to take is
+        """A write is about to be composed. Messages of an earlier write that the socket has not begun to take are
         chosen again."""
         self._at, self._writing = self._given, []
         if self._notices is not None:
@@ -414,7 +415,7 @@ class BoxReader:
         return of_lane(_settle(self._begun if key == self.key else None, epoch, number), lane)
 
     def given(self, messages: int) -> int:
-        """The socket has taken so many more messages of the write. Return how many gap notices were among them."""
+        """The socket has taken this many more messages of the write. Return how many gap notices were among them."""
         taken, self._writing = self._writing[:messages], self._writing[messages:]
         if not taken:
             return 0
@@ -455,7 +456,7 @@ class BoxReader:
     def acknowledge(self, position: Position) -> Ack:
         """The device acknowledges everything up to a position that its cursor encodes."""
         if not self._is_open or self.stands_by:
-            # A connection that stands by does not know what has been stored since.
+            # A standby connection does not know what has been stored since.
             self.early, self._wants_look = latest(self.early, position), True
             return LATER
         return self._judge(position)
@@ -481,7 +482,8 @@ class BoxReader:
 
 
 def _settle(box: Box | None, epoch: int, numbers: Numbers) -> Numbers:
-    """Return what numbers of an earlier epoch stand for now: see ``Box.settled``; 0 for what the mailbox does not know.
+    """Return the numbers that positions of an earlier epoch mean now: see ``Box.settled``; 0 if the mailbox does not
+    know them.
 
     :param box: in this epoch; None: it belongs to another mailbox
     """

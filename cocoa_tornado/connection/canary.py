@@ -1,4 +1,4 @@
-"""A canary's connection: like a device's, but for the socket. IOLoop thread only."""
+"""A canary's connection: like a device's, but without a socket. IOLoop thread only."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ LIMITS: Final = OutboxLimits()
 
 
 class CanaryConnection:
-    """Implements ``hub.Client`` and ``outbox.Taker``. It takes what is queued in a later turn of the loop, as a socket
-    that is never full, while its lease is valid.
+    """Implements ``hub.Client`` and ``outbox.Taker``. While its lease is valid, it takes queued messages in a later
+    turn of the loop, like a socket that is never full.
 
     :param on_text: is given each text message that it takes
     :param on_end: presence has ended it, and its slot is free
@@ -97,7 +97,7 @@ class CanaryConnection:
     def stored(
         self, number: int, payload: bytes, timestamp_ms: int, options: Options | None = None, expires_ms: int = 0
     ) -> None:
-        """No canary message is stored: this one leaks."""
+        """Canary messages are never stored, so this message is a leak."""
         self.send(text_frame(payload), timestamp_ms)
 
     def suggest(
@@ -154,7 +154,7 @@ class CanaryConnection:
         return None  # all are queued as frames
 
     def note_expired(self, terms: Terms, body: bytes, timestamp_ms: int) -> None:
-        """Its deadline will tell."""
+        """The canary's deadline counts it as lost."""
 
     def _flush(self) -> None:
         self._is_scheduled = False

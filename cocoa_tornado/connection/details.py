@@ -1,4 +1,4 @@
-"""What an outbox holds beside its own queue, while it has more than that. Pure."""
+"""The parts of an outbox that exist only while it holds more than one plain queue. Pure."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Details:
     :ivar taken: what the current write consists of, in its order, if both lanes have messages
     :ivar single: otherwise, how many messages of the lane that has any
     :ivar begun: the messages that the socket has begun to take, and not taken completely
-    :ivar begun_bytes: what they count for
+    :ivar begun_bytes: the bytes that they count as
     """
 
     __slots__ = (

@@ -91,7 +91,7 @@ class DeviceContext:
     """What every connection of a process shares. Created by the composition root; IOLoop thread only.
 
     :ivar clock: monotonic seconds; :ivar wall_clock: Unix seconds
-    :ivar limits: returns those in force, which a reload may change
+    :ivar limits: returns the current ones, which a reload may change
     :ivar audio: None while speech is off
     :ivar mail: None without a mailbox
     :ivar memory: for operators: notes the messages that were queued and not written; None: nothing is remembered

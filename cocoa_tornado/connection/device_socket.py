@@ -149,14 +149,14 @@ class DeviceSocket:
         return False
 
     def progress(self, size: int) -> tuple[int, int]:
-        """How many bytes of a write that has just returned False the socket has taken, and how many it has taken or has
-        to be given unchanged.
+        """Return how many bytes of a write that has just returned False the socket has taken, and how many it has taken
+        or must still be given unchanged.
 
         :param size: of the write
         """
         if self._unsent is None:
             return 0, 0  # it has failed
-        taken = size - len(self._unsent)  # negative: something that was to be written before is not written yet
+        taken = size - len(self._unsent)  # negative: earlier data is not written yet
         return max(0, taken), max(0, taken + self._tried_bytes)
 
     def take_back(self, size: int) -> None:
@@ -239,12 +239,12 @@ class DeviceSocket:
 
     @property
     def all_is_acknowledged(self) -> bool:
-        """Whether the peer's kernel has acknowledged all that was written. True if the platform does not say."""
+        """Whether the peer's kernel has acknowledged all that was written. True if the platform cannot tell."""
         return self._unsent is None and not unacknowledged_bytes(self._sock)
 
     @property
     def may_have_unread(self) -> bool:
-        """Whether there is unread data. False if the platform does not say."""
+        """Whether there is unread data. False if the platform cannot tell."""
         return self._has_buffered() or unread_bytes(self._sock) > 0
 
     @property

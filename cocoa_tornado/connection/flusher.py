@@ -156,7 +156,7 @@ class Housekeeping:
         self.look(self._clock())
 
     def look(self, now: float) -> None:
-        """Do all that has become due. A connection that fails is cut, and the others get what is due to them."""
+        """Do everything that is due. A connection that fails is cut, and does not affect the others."""
         due = self._wheel.tick(now)
         self._each(due.ping, lambda connection: connection.ping())
         self._each(due.expired, lambda connection: connection.expire())

@@ -1,4 +1,4 @@
-"""Which gaps in its box a device is still to be notified of, and which message of a write names them. Pure."""
+"""The gaps in its box that a device is yet to be notified of, and the message of a write that names them. Pure."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class _Owed(NamedTuple):
     """A gap that the device was not notified of.
 
     :ivar up_to: the numbers up to which messages are missed
-    :ivar is_due: nothing that is queued comes before them. Otherwise what is queued up to these numbers does
+    :ivar is_due: no queued message comes before them. Otherwise the messages queued up to these numbers do
     """
 
     up_to: Numbers
@@ -21,8 +21,8 @@ class _Owed(NamedTuple):
 
 
 class _Trailing(NamedTuple):
-    """A gap of a lane with no message behind it: from ``after``, up to ``up_to``. It can only be acknowledged by the
-    gateway: there is no cursor that stands for it."""
+    """A gap of a lane with no message behind it: from ``after``, up to ``up_to``. Only the gateway can acknowledge it,
+    because no cursor means this position."""
 
     after: int
     up_to: int
@@ -36,7 +36,7 @@ class _Named(NamedTuple):
 
 
 class GapNotices:
-    """What one connection owes its device. Only a connection whose box has gaps has one.
+    """The pending gap notices of one connection. Only a connection whose box has gaps has one.
 
     A notice has no place of its own in the outbox. It is written in front of the next message. All numbers belong to
     the reader's epoch.
@@ -46,7 +46,7 @@ class GapNotices:
 
     def __init__(self) -> None:
         self._owed: list[_Owed] = []
-        # Of these, what the current write does not name, and what it does.
+        # Of these, the ones that the current write does not name, and those that it does.
         self._unnamed: list[_Owed] = []
         self._named: list[_Named] = []
         self._trailing: dict[LaneName, _Trailing] = {}
@@ -100,9 +100,9 @@ class GapNotices:
         self._trailing.clear()
 
     def renew(self, settle: Callable[[Numbers], Numbers]) -> None:
-        """A new epoch has begun: the device is notified first of what it was not notified of before.
+        """A new epoch has begun: the device is notified first of the gaps that are still pending.
 
-        :param settle: returns what numbers of the old epoch stand for in the new one
+        :param settle: converts numbers of the old epoch to those of the new one
         """
         self._owed = [_Owed(settle(up_to), missed, is_due=True) for up_to, missed, _ in self._owed]
         self._named = [
@@ -115,7 +115,7 @@ class GapNotices:
     # -- the socket
 
     def begin_write(self) -> None:
-        """What to write is about to be chosen, once more if an earlier write contained it."""
+        """A write is about to be composed, possibly with messages of an earlier one."""
         self._unnamed, self._named = list(self._owed), []
 
     def name(self, position: Numbers, before: int) -> tuple[Numbers, int]:
@@ -139,7 +139,7 @@ class GapNotices:
         return position, sum(owed.missed for owed in named)
 
     def given(self, messages: int) -> int:
-        """The socket has taken so many more messages of the write. Return how many notices were among them."""
+        """The socket has taken this many more messages of the write. Return how many notices were among them."""
         taken = [each for each in self._named if each.at < messages]
         self._named = [_Named(at - messages, gaps) for at, gaps in self._named if at >= messages]
         for _, gaps in taken:
@@ -150,9 +150,10 @@ class GapNotices:
     # -- the device
 
     def acknowledged(self, acked: Numbers, given: Numbers) -> Numbers:
-        """Return what the device has acknowledged by acknowledging this, because gaps follow that it was notified of.
+        """Return the position that an acknowledgement covers: gaps behind it are included if the device was notified of
+        them.
 
-        :param given: what its socket has taken
+        :param given: how far its socket has taken the box
         """
         for lane, (after, up_to) in list(self._trailing.items()):
             if of_lane(given, lane) >= up_to and of_lane(acked, lane) >= after:

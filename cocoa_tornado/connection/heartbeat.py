@@ -1,4 +1,4 @@
-"""One connection's pings: the state of the last one, and what its answer shows. Pure.
+"""One connection's pings: the state of the last one, and its answer. Pure.
 
 ``keepalive.py`` decides when to ping, for all connections together.
 """

@@ -76,7 +76,7 @@ class Inbound:
     # -- room
 
     def full(self) -> Full | None:
-        """Return what has no room for more from the device now."""
+        """Return the parts that have no room for more data from the device now."""
         if not self._protocol.may_pause:
             return None
         is_challenged, held = self._protocol.heartbeat.challenged, 0
@@ -106,7 +106,7 @@ class Inbound:
         self._speaker.end(reason, keep_queued)
 
     def close(self) -> None:
-        """The connection has ended. Its parts finish what they still have to do."""
+        """The connection has ended. Its parts finish their work."""
         intake = self._context.intake
         if self._under_way:
             intake.under_way(-self._under_way)
@@ -200,8 +200,8 @@ class Inbound:
 
 
 def headers_of(grant: Grant) -> dict[str, bytes] | None:
-    """Those of a record that a device publishes. Where several servers may hold a device, a backend drops records of a
-    lower generation than it has seen: their connection had been superseded."""
+    """The headers of a record that a device publishes. If several servers may hold a device, they let a backend drop
+    records of a superseded connection: those with a lower generation than it has seen."""
     if not grant.lease.is_shared:
         return None
     return {GENERATION_HEADER: b"%d.%d" % grant.generation}

@@ -1,4 +1,4 @@
-"""Incoming messages of all devices in the process: which sockets are not read, and which may be read on."""
+"""Backpressure on incoming messages of all devices of the process: which sockets are read, and which have to wait."""
 
 from __future__ import annotations
 

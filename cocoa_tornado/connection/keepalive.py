@@ -1,4 +1,5 @@
-"""Which connections to ping, which were silent for too long, and whose tokens have expired. Pure; one tick drives it.
+"""Which connections to ping, which have been silent for too long, and which tokens have expired. Pure; one tick drives
+it.
 
 One wheel serves all connections, instead of a timer or a task for each.
 """
@@ -26,11 +27,11 @@ class Pinged(Protocol):
     due_tick: int
 
     def pong_may_be_late(self) -> bool:
-        """Asked when a pong is overdue: whether it may have come, or may be late because of this side.
+        """Called when a pong is overdue: whether it may have arrived, or may be late because of the gateway.
 
-        Something unread lies in the socket; or, since the ping was requested or since this was last asked, the ping
-        waited for the socket, or the gateway did not read from the connection. A connection that is still not read
-        from may be late only while its client's kernel acknowledges pings."""
+        That is so if the socket has unread data, or if, since the ping was requested or since the last call, the ping
+        waited for the socket or the gateway did not read from the connection. While the gateway still does not read,
+        the client's kernel must also acknowledge pings."""
 
 
 T = TypeVar("T", bound=Pinged)

@@ -51,7 +51,7 @@ class Mail:
 
     :ivar clock: monotonic seconds
     :ivar refresh_s: how often a device that stays connected is refreshed
-    :ivar memory: for operators: notes the messages that are in no box and not sent; None: nothing is remembered
+    :ivar memory: the trace memory: notes the messages that are in no box and not sent; None: nothing is remembered
     :ivar late_acks: of connections that have ended
     :ivar loops: for operators: the devices that got the same message again on each of their last connections
     :ivar wall_clock: Unix seconds
@@ -79,7 +79,7 @@ class Mail:
         self.note(device_id, body, timestamp_ms, outcome)
 
     def note(self, device_id: str, body: bytes, timestamp_ms: int, outcome: Outcome) -> None:
-        """What becomes of a message that is in no box."""
+        """Note the outcome of a message that is in no box."""
         if self.memory is not None:
             self.memory.note(body, timestamp_ms, device_id, outcome)
 
@@ -89,12 +89,12 @@ class Mail:
         self._warn("acknowledgement of an unknown cursor ignored", who)
 
     def drop_ack(self, who: dict[str, object]) -> None:
-        """An acknowledgement of a connection that has ended is one too many."""
+        """Drop an acknowledgement of a connection that has ended, because too many wait."""
         self.counters.acks_dropped += 1
         self._warn("acknowledgement dropped", who)
 
     def refresh(self, device_id: str, audiences: frozenset[Audience]) -> None:
-        """A device is known that is connected, or was until now: from now on for the whole ``member_ttl`` once more."""
+        """Refresh a device that is connected, or was until now: its ``member_ttl`` begins again."""
         with contextlib.suppress(MailboxClosed):  # the gateway is stopping
             self.mailbox.refresh(device_id, audiences).add_done_callback(_forget)
 
@@ -117,13 +117,13 @@ class LateAck(NamedTuple):
 
 
 class LateAcks:
-    """Acknowledgements of connections that ended before their boxes could be looked at, most of them while the mailbox
-    is unavailable. IOLoop thread only.
+    """Acknowledgements of connections that ended before their boxes could be read, most of them while the mailbox is
+    unavailable. IOLoop thread only.
 
-    Each device has one, the latest. There are at most ``MAX_LATE_ACKS``; one more is dropped, counted and logged. The
-    device then receives what it has acknowledged once more, as if the acknowledgement had been lost on its way.
+    Each device has one, the latest. There are at most ``MAX_LATE_ACKS``; a further one is dropped, counted and logged.
+    The device then receives the acknowledged messages again, as if the acknowledgement had been lost in transit.
 
-    Boxes are looked at one after the other. One that can't be read goes behind the others.
+    Boxes are read one after the other. One that can't be read moves to the end of the queue.
     """
 
     def __init__(self, mail: Mail) -> None:

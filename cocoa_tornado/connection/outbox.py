@@ -2,7 +2,7 @@
 
 A write has three steps. :meth:`Outbox.take` returns what to write next and leaves it queued. The shell passes that to
 the socket, and then calls :meth:`Outbox.given_all` or :meth:`Outbox.given`, depending on how much the socket has taken.
-Only what the socket has begun to take leaves the queue, so what is queued later may still overtake the rest.
+Only frames that the socket has begun to take leave the queue, so later messages may still overtake the rest.
 
 A message is queued in one of two forms, see ``Terms.number``: as a finished frame, or as a payload whose frame is made
 when it is taken, again each time. The second form is for messages that carry a cursor: the cursor depends on what was

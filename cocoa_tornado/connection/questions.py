@@ -1,4 +1,4 @@
-"""What a connection asks the mailbox, and what follows from an answer: the values of ``box_reader.py``. Pure."""
+"""A connection's questions to the mailbox, and the results of the answers: the values of ``box_reader.py``. Pure."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ LATER: Final = Ack(None)
 
 
 class Looked(NamedTuple):
-    """What follows from a look at the box.
+    """The result of a look at the box.
 
     :ivar missed: messages lost with their epoch; 0: none
     :ivar ack: of an acknowledgement that arrived before the look

@@ -67,7 +67,7 @@ class Queue:
         return cost(self.bodies[at], self.terms_at(at))
 
     def remove(self, positions: Sequence[int]) -> int:
-        """Remove messages; return what they counted for."""
+        """Remove messages; return the bytes that they counted as."""
         freed = sum(map(self.cost_at, positions))
         if len(positions) == len(self.bodies):
             self.clear()
@@ -79,7 +79,7 @@ class Queue:
         return freed
 
     def remove_first(self, messages: int) -> int:
-        """Remove the first messages; return what they counted for."""
+        """Remove the first messages; return the bytes that they counted as."""
         first = self.bodies[:messages]
         freed = sum(map(len, first) if self.terms is None else map(cost, first, self.terms))
         if messages == len(self.bodies):
@@ -92,7 +92,7 @@ class Queue:
 
 
 def cost(body: bytes, terms: Terms | None) -> int:
-    """What a message counts for."""
+    """The bytes that a message counts as."""
     return len(body) if terms is None or terms.number is None else len(body) + CURSOR_BYTES
 
 
@@ -108,7 +108,7 @@ def to_write_of(waiting: Queued) -> ToWrite | None:
 
 
 class Unwritten(NamedTuple):
-    """What becomes of messages that their connection does not write.
+    """The fate of messages that their connection does not write.
 
     :ivar in_box: they are stored, and another connection of the device gets them
     :ivar lost: they are in no box; interims are not among them

@@ -238,9 +238,9 @@ class SocketIO(ABC):
         self._hand_over_if_slow()
 
     def _note_written(self, box: BoxFeed, numbered: int) -> None:
-        """The socket has taken something, with a mailbox.
+        """The socket has taken messages, with a mailbox.
 
-        :param numbered: of the messages, so many have a number
+        :param numbered: how many of them have a number
         """
         if numbered:
             box.given(numbered)
@@ -248,7 +248,8 @@ class SocketIO(ABC):
             box.written()
 
     def _show(self, written: Sequence[Taken]) -> None:
-        """To operators that watch: the socket has taken these messages, or has begun to. An error costs the events."""
+        """Notify watching operators that the socket has taken these messages, or has begun to. An error costs only
+        these events."""
         context = self._context
         identity = context.hub.identity_of(self.identity.device_id) or self.identity
         try:
@@ -304,7 +305,7 @@ class SocketIO(ABC):
             self._fail()
 
     def _fail(self) -> None:
-        """Call it while an exception is handled."""
+        """End the connection because of an internal error. Call it while the exception is being handled."""
         log.exception("connection failed", extra=self.who())
         self.cut()
 

@@ -31,12 +31,12 @@ def tune_for_messages(sock: socket.socket) -> None:
 
 
 def unread_bytes(sock: socket.socket) -> int:
-    """How many bytes of the peer are unread. 0 if the platform does not say."""
+    """How many received bytes are unread. 0 if the platform cannot tell."""
     return _asked(sock, termios.FIONREAD)
 
 
 def unacknowledged_bytes(sock: socket.socket | None) -> int:
-    """How many bytes of all that was written the peer's kernel has not acknowledged. 0 if the platform does not say."""
+    """How many written bytes the peer's kernel has not acknowledged. 0 if the platform cannot tell."""
     if sock is None or not sys.platform.startswith("linux"):
         return 0
     # SIOCOUTQ in tcp(7), which has the same number.
@@ -52,12 +52,12 @@ def _asked(sock: socket.socket, question: int) -> int:
 
 
 def peer_has_closed(sock: socket.socket | None) -> bool:
-    """Whether the peer has sent its last byte, which may be unread. False if the platform does not say; Linux does."""
+    """Whether the peer has sent its last byte, which may be unread. False if the platform cannot tell; Linux can."""
     return _tcp_state(sock) in TCP_CLOSED_BY_PEER
 
 
 def has_been_reset(sock: socket.socket | None) -> bool:
-    """Whether the connection has ended in both directions. False if the platform does not say."""
+    """Whether the connection has ended in both directions. False if the platform cannot tell."""
     return _tcp_state(sock) == TCP_CLOSED
 
 

@@ -65,15 +65,15 @@ class Transients:
         return self._take(lambda waiting: waiting.terms.collapse_key == key)
 
     def place(self, lane: LaneName, after: int) -> None:
-        """Those messages of a lane whose place is not known come after this number."""
+        """Place the messages of a lane whose place is unknown behind this number."""
         for at, waiting in enumerate(self._waiting):
             if waiting.after is None and waiting.lane == lane:
                 self._waiting[at] = waiting._replace(after=after, later=None)
 
     def place_up_to(self, lane: LaneName, last: int) -> list[Transient]:
-        """An answer has shown everything up to this number: those messages of a lane whose place is not known come
-        after it, unless a later message may be among what it has shown. A message whose place cannot be known is
-        removed. Return those that were."""
+        """An answer has shown everything up to this number: place the messages of a lane whose place is unknown behind
+        it, unless a later message may be among those shown. Remove and return the messages whose place cannot be
+        known."""
         removed = list[Transient]()
         for at, waiting in reversed([*enumerate(self._waiting)]):
             if waiting.after is not None or waiting.lane != lane:
@@ -88,7 +88,7 @@ class Transients:
         return removed
 
     def forget_places(self) -> None:
-        """The numbers mean nothing any more."""
+        """The numbers have lost their meaning: forget all places."""
         self._waiting = [waiting._replace(after=None) for waiting in self._waiting]
 
     def take_before(self, lane: LaneName, number: int) -> list[Transient]:

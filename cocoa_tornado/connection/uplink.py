@@ -19,9 +19,10 @@ HELD_BYTES_WHILE_CHALLENGED = 1024 * 1024
 class Uplink:
     """One connection's records. Created when the device first sends a text message. IOLoop thread only.
 
-    While the broker takes records they go straight to its queue. Above the queue's bound a few are held here, so that
-    a close behind them is seen; then :meth:`has_room` turns False: the connection stops reading its socket, and TCP
-    tells the device. What is held when the connection ends is still published, within the bounds for those that left.
+    While the broker's queue has room, records go straight to it. When it is full, a few are held here, so that the
+    gateway sees a close behind them. Then :meth:`has_room` turns False, the connection stops reading its socket, and
+    TCP applies backpressure to the device. Records that are held when the connection ends are still published, within
+    the bounds for ended connections.
     """
 
     __slots__ = ("_broker", "_closed", "_held", "_held_bytes", "_intake", "_on_dropped", "_publish", "_pump", "_room")
@@ -44,8 +45,8 @@ class Uplink:
     def offer(self, record: bytes, last_words: bool = False) -> None:
         """Publish, or hold until the broker has room. Order is kept.
 
-        :param last_words: the device is gone, and its socket is read to the end, whatever that brings: what the intake
-            has no room for is dropped, here as it would be by :meth:`close`
+        :param last_words: the device has disconnected, and its socket is read to the end: records that the intake has
+            no room for are dropped, as :meth:`close` would
         """
         if not self._held and self._broker.can_write():
             self._publish(record)

@@ -47,8 +47,8 @@ class FanOutDelivery:
                 self.send_step(step)
 
     def send_step(self, step: FanOutStep) -> None:
-        """Send the messages of a step to the devices that are here, and wake the others where they are. A transient
-        message is sent there."""
+        """Send the messages of a step to the devices that are here, and notify the servers of the others. A transient
+        message is forwarded to them instead."""
         if self._memory is not None and step.numbers is not None:
             numbers = None if step.is_transient else step.numbers
             self._memory.note_recipients(step.payload, step.timestamp_ms, tuple(step.numbers), numbers)

@@ -27,10 +27,10 @@ class Forwarding:
     """Forwards messages to the servers that hold their devices, and takes theirs.
 
     Each forward is a leg of its batch, which ends when the relay reports the message's fate. Messages that were not
-    accepted are dropped and counted: the server has ended or is unreachable. With a mailbox that costs transient
-    messages only: if wake-ups for this server were lost, all of its devices look into their boxes. Without one, the
-    holders are looked up once more before, because devices go on under other epochs when Redis was restarted. A
-    message that was sent before nevertheless reaches no device twice: see ``rules/taken.py``.
+    accepted are dropped and counted: the server has ended or is unreachable. With a mailbox only transient messages are
+    lost: if wake-ups for this server were lost, all of its devices look into their boxes. Without one, the holders are
+    looked up once more first, because servers have new epochs after Redis was restarted. Even if the message was sent
+    before, no device gets it twice: see ``rules/taken.py``.
 
     :param looking: None without a mailbox
     """
@@ -68,7 +68,8 @@ class Forwarding:
     ) -> None:
         """Send messages of a batch to the server that holds their devices.
 
-        :param again: gets the messages that this server does not have, or may not have, instead of their being dropped
+        :param again: is given the messages that the other server does not have, or may not have, instead of dropping
+            them
         :param places: of transient messages among the stored ones
         """
         ended, left = receipt.leg(), len(messages)

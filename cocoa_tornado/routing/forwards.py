@@ -1,4 +1,4 @@
-"""Cuts what goes to another server into messages of the relay: no inbox takes a whole batch at once. Pure."""
+"""Splits the part of a batch for another server into relay messages: no inbox takes a whole batch at once. Pure."""
 
 from __future__ import annotations
 

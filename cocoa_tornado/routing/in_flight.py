@@ -41,7 +41,7 @@ class InFlight:
     :ivar sent: of these messages, those that are settled but for connections to this server
     :ivar stamp: of presence, if the relay finds the holders of its messages; '' otherwise, or if it could not, or this
         server had no valid lease meanwhile
-    :ivar trace: what is remembered of it, if anything is
+    :ivar trace: the batch in the trace memory; None: it is not remembered
     """
 
     __slots__ = (
@@ -102,7 +102,7 @@ class InFlight:
             memory.forwarded(self.trace, server, parts)
 
     def append(self, parts: Sequence[Part]) -> None:
-        """This is what the mailbox takes of it."""
+        """Set what the mailbox takes of the batch."""
         self.to_append = parts
         self.fan_outs = [at for at, device_id in parts if device_id is None]
         for at in self.fan_outs:
@@ -111,7 +111,7 @@ class InFlight:
 
     @property
     def numbers(self) -> BatchNumbers | None:
-        """Of what is stored of it; None: nothing is."""
+        """The numbers of its stored messages; None: none is stored."""
         if self._numbers is None and self.stored is not None:
             self._numbers = BatchNumbers(self.batch.records, self.to_append, self.stored, self.steps)
         return self._numbers

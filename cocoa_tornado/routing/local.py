@@ -41,7 +41,7 @@ class LocalDelivery:
         ten seconds with the number of suppressed ones
     :param taken: what the devices have taken, if other servers may have read the same records; None without other
         servers, and with a mailbox
-    :param memory: notes what did not take the usual way; None: nothing is remembered
+    :param memory: notes the messages that were not simply delivered; None: nothing is remembered
     """
 
     def __init__(
@@ -111,8 +111,8 @@ class LocalDelivery:
             self._memory.note(payload, timestamp_ms, device_id, outcome)
 
     def _is_repeated(self, device_id: str, origin: Origin, timestamp_ms: int) -> bool:
-        """Whether a device that is here has taken this record already: a server that owned its partition before has
-        read it too. If not, it has now."""
+        """Return whether a device that is here has already taken this record, which an earlier owner of its partition
+        has read too. If not, remember that it has now."""
         source, offset = origin
         if source.take(device_id, offset, timestamp_ms):
             return False
@@ -135,7 +135,7 @@ class LocalDelivery:
     ) -> int:
         """Send one message to each device that an address stands for. Return how many are connected here.
 
-        :param absent: what becomes of those for devices that are not here
+        :param absent: called for devices that are not here
         """
         device_ids = (address,) if isinstance(address, str) else recipients(address, self._hub)
         if not device_ids:
@@ -339,14 +339,15 @@ class LocalDelivery:
             log.info("message dropped", extra=extra | ({"suppressed": suppressed} if suppressed else {}))
 
     def failed_elsewhere(self, messages: int, server: str = "") -> None:
-        """An internal error, which is being handled, has kept these messages from another server, or from all."""
+        """An internal error, which is being handled, has prevented forwarding these messages to a server, or to all."""
         count(self._counters.dropped, "fault", messages)
         if self._lines.take(self._clock()) is not None:
             outcome = "dropped" if self._mailbox is None else "kept"
             log.exception("routing failed", extra={"server": server, "outcome": outcome})
 
     def note_faults(self, records: Iterable[Record]) -> None:
-        """For operators: an internal error has kept these records from their devices, or from some of them."""
+        """For operators: an internal error has prevented the delivery of these records to some or all of their
+        devices."""
         for record in records:
             self._note(None, "fault", record.payload, record.timestamp_ms)
 

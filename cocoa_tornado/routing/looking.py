@@ -28,7 +28,7 @@ class LookingAgain:
         return f"<LookingAgain, {len(self._waiting)} devices wait>"
 
     def start(self) -> None:
-        """Those that still wait from an earlier loss look once."""
+        """Devices that still wait since an earlier loss look only once."""
         self._waiting.update(dict.fromkeys(self._devices()))
         if self._timer is None:
             self._go_on()

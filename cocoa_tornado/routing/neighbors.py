@@ -26,8 +26,8 @@ class Neighbors:
         """Without a mailbox, what may be for other servers waits until presence knows them all."""
 
     def is_spread(self) -> bool:
-        """Whether devices that are connected here may have connections to other servers, which get their messages
-        too. With stand-bys, one of those that are here gets them."""
+        """Whether devices that are connected here may also have connections to other servers, which then get their
+        messages too. False with stand-bys: one of the connections here gets them."""
         return self._exist and not self._hub.has_stand_bys and self._presence.limits().per_device > 1
 
     def is_shared(self, batch: Batch) -> bool:
@@ -36,7 +36,7 @@ class Neighbors:
         return has_others and bool(shared_by(batch.records, has_mailbox=self._has_mailbox))
 
     def until_overview(self) -> asyncio.Future[None] | None:
-        """Ends once presence knows all other servers; None: it does, or need not."""
+        """A future that is done once presence knows all other servers; None: it does already, or need not."""
         return self._presence.until_overview() if self.needs_overview else None
 
     def ask(self, away: Sequence[str]) -> Holders | None:

@@ -120,7 +120,7 @@ def to_append(records: Sequence[Record], messages: Iterable[Message]) -> Sequenc
 
 
 def deadlines(records: Sequence[Record], now_ms: float) -> dict[int, int]:
-    """When the ``ttl`` of each record ends, Unix milliseconds, by the record's index: only of those that have one.
+    """When the ``ttl`` of each record ends, Unix milliseconds, by the record's index; only for records that have one.
 
     :param now_ms: when they were read
     """

@@ -19,8 +19,8 @@ FAN_OUTS_TOGETHER: Final = 8
 
 
 def portions(batch: Batch) -> list[Batch]:
-    """The batch itself, or parts of it with so many records for groups or everyone each, in its order. It is done when
-    all of them are."""
+    """Return the batch itself, or its parts in order, each with at most so many records for groups or everyone. The
+    batch is done when all parts are."""
     ends = [at + 1 for at, record in enumerate(batch.records) if _is_large(record)][
         FAN_OUTS_TOGETHER - 1 :: FAN_OUTS_TOGETHER
     ]

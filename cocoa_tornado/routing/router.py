@@ -50,9 +50,9 @@ class Router:
     A message for a device that is not connected goes to no other device; without a mailbox it is dropped. With a
     mailbox, each batch is stored first and then sent to the connected devices. A transient message (an interim, or one
     whose ``ttl`` is 0) is not stored, because it is worthless later; it waits for its batch, so it never changes order
-    with other messages. With a ``collapse_key`` or an ``id`` it is appended to the mailbox all the same, which drops it
-    or says which message it comes after. A record that was stored earlier may not have been sent, so its devices look
-    into their boxes.
+    with other messages. With a ``collapse_key`` or an ``id`` it is nevertheless appended to the mailbox, which drops it
+    or returns which message it comes after. A record that was stored earlier may not have been sent, so its devices
+    look into their boxes.
 
     A record's recipients are those of this moment, once: a record without any is counted like a message for a device
     that is not connected. With a mailbox, a record for a user, a group or everyone is stored as a fan-out. The mailbox
@@ -64,8 +64,9 @@ class Router:
     about all of them where a device may have several connections, which may be to several servers.
 
     Without a mailbox, what may be for other servers waits until presence knows them all. It would be lost if it were
-    sent while Redis is away, or before other servers have claimed their devices again in a new term. While this server
-    has no valid lease, everything waits: its own devices may be connected to other servers, and it would not know.
+    sent while Redis is unavailable, or before other servers have claimed their devices again in a new term. While this
+    server has no valid lease, everything waits: its own devices may be connected to other servers, and it would not
+    know.
 
     A batch is done, so that its offsets may be committed, when its last leg has ended (``receipt.py``): it is stored,
     it is routed here, and the relay has reported the fate of each other server's part. A fan-out is stored once it is
@@ -135,7 +136,8 @@ class Router:
             raise fault
 
     def _has_to_hold(self) -> bool:
-        """Whether the next batch waits as it is: its messages may be a thousand times as many as its records."""
+        """Whether the next batch waits without being expanded: it may have a thousand times as many messages as
+        records."""
         return self._messages >= MOST_MESSAGES or self._waits_for_lease()
 
     def _begin(self, batch: Batch) -> None:
@@ -145,8 +147,8 @@ class Router:
             self._store(batch, self._mailbox)
 
     def _waits_for_lease(self) -> bool:
-        """Whether nothing may be routed now. What waits is routed once the lease is valid, or the server has joined
-        anew."""
+        """Whether nothing may be routed now. Waiting batches are routed once the lease is valid, or the server has
+        joined again."""
         if not self._neighbors.needs_overview:
             return False
         until_lease = self._presence.until_lease()
@@ -178,7 +180,7 @@ class Router:
                     self._begin(batch)
                 except Exception:
                     self._local.failed_elsewhere(len(batch.records))
-                    # As in _carry_out(); what is not stored is read again after a restart.
+                    # As in _carry_out(); records that are not stored are read again after a restart.
                     if self._mailbox is None and not any(flight.batch is batch for flight in self._in_flight):
                         batch.done()
         finally:
@@ -191,7 +193,7 @@ class Router:
         self._add(flight)
         try:
             flight.stored = self._append(mailbox, flight)
-        except Exception as error:  # what is not done is redelivered, after a restart at the latest
+        except Exception as error:  # a batch that is not done is redelivered, after a restart at the latest
             self._in_flight.remove(flight)
             self._messages -= flight.size
             if isinstance(error, MailboxClosed):
@@ -213,15 +215,15 @@ class Router:
         return mailbox.append(entries)
 
     def deliver(self, batch: Batch) -> None:
-        """Route records of devices that are connected here, which another worker of this machine has read; without a
-        mailbox. What waits for other servers does not delay them."""
+        """Route records for devices that are connected here, which another worker of this machine has read; without a
+        mailbox. Batches that wait for other servers do not delay them."""
         trace = self._remember(batch)
         self._local.send_each(batch)
         self._note_routed(trace)
         self.note_round_trips(batch.records)
 
     def close(self) -> None:
-        """The gateway stops: cancel what is only due later."""
+        """The gateway stops: cancel scheduled calls."""
         if self._looking is not None:
             self._looking.stop()
 
@@ -412,7 +414,7 @@ class Router:
             is_outdated = self._neighbors.needs_overview and flight.lease is not self._presence.lease
             needs_others = flight.holders is not None or self._neighbors.is_shared(flight.batch)
             if is_outdated or (self._neighbors.until_overview() is not None and needs_others):
-                self._find_holders(flight)  # what was found before may not be valid any more
+                self._find_holders(flight)  # holders that were found before may not be valid any more
                 continue
             self._in_flight.popleft()
             self._messages -= flight.size

@@ -93,8 +93,8 @@ class StoredDelivery:
                 self._forwarding.forward(flight.batch, server, transient, flight.receipt, places=places)
 
     def _unsent(self, flight: InFlight, numbers: Mapping[Part, int | None]) -> frozenset[Part]:
-        """The transient messages of a batch that must not be sent: the mailbox has dropped them or, if they are for no
-        mailbox, later ones were stored earlier."""
+        """The transient messages of a batch that must not be sent: the mailbox has dropped them, or later messages were
+        stored before them."""
         records = flight.batch.records
         read_again = [at for at in flight.fan_outs if numbers[at, None] is None]
         members = [(at, device_id) for at in read_again for device_id in recipients(records[at].address, self._hub)]

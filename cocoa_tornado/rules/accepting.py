@@ -1,12 +1,12 @@
 """Whether a server may accept connections now. Pure: the owner of the listening sockets asks, reports what happened,
 and passes the time.
 
-Two things stop it. If the process is out of something that a connection needs, it tries again after a pause. If too
-many connections are pending, which means that they are not a device's (yet), it waits until some are not. Meanwhile
-newcomers wait in the kernel's queue, which costs nothing; repeated attempts would take all of the processor time.
+Two conditions stop it. If the process lacks a resource that a connection needs, it tries again after a pause. If too
+many connections are pending (not yet a device's), it waits until some have ended. Meanwhile new connections wait in the
+kernel's queue, which costs nothing; repeated attempts would take all of the processor time.
 
-When thousands arrive at once, that queue overflows long before they are served, and the clients that it drops try again
-after longer and longer pauses. So connections are accepted at once, which costs little, and wait here in their order.
+When thousands arrive at once, that queue overflows long before they are served, and the clients that it drops retry
+after longer and longer delays. So connections are accepted at once, which is cheap, and wait here in order of arrival.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _LOST: Final = frozenset(
 
 
 class Obstacle(enum.Enum):
-    """Why nobody is let in; the value is a metric label."""
+    """Why no connection is accepted; the value is a metric label."""
 
     DESCRIPTORS = "descriptors"  # the process's limit of open files, or the machine's
     MEMORY = "memory"  # the kernel has none for another socket
@@ -76,11 +76,10 @@ class Decision(NamedTuple):
 class Gate:
     """Counts the pending connections of one server and decides on the next ones.
 
-    Each :meth:`admitted` is followed by one :meth:`ended`. Once there are ``max_pending``, some must end before the
-    next are let in, so that a crowd at the bound does not turn the server on and off for each.
+    Each :meth:`admitted` is followed by one :meth:`ended`. Once there are ``max_pending``, several must end before the
+    next are accepted, so that accepting does not start and stop for every connection at the bound.
 
-    At most three quarters of ``max_pending`` wait to be served, so that those who have only just come do not by
-    themselves make it near full.
+    At most three quarters of ``max_pending`` wait to be served, so that new arrivals alone never make it near full.
 
     :ivar pending: connections accepted that have neither ended nor become a device's
     :ivar waiting: those of them that are yet to be served
@@ -101,7 +100,7 @@ class Gate:
 
     @property
     def obstacle(self) -> Obstacle | None:
-        """Why nobody is let in. A fault is over when a whole turn has gone by without one, not when its pause ends."""
+        """Why no connection is accepted. A fault is over after a whole turn without one, not when its pause ends."""
         return self._fault or (Obstacle.PENDING if self._is_full else None)
 
     def decide(self, now: float) -> Decision:
@@ -125,7 +124,7 @@ class Gate:
 
     @property
     def to_serve(self) -> int:
-        """So many of those that wait may be served in this turn of the loop."""
+        """How many waiting connections may be served in this turn of the loop."""
         return min(SERVED_PER_TURN, self.waiting)
 
     def admitted(self) -> None:
@@ -136,7 +135,7 @@ class Gate:
             self._is_full = True
 
     def served(self) -> None:
-        """The one that has waited longest is being served now. Its end is yet to be told."""
+        """The connection that has waited longest is being served now. Its end is yet to be reported."""
         self.waiting -= 1
 
     def ended(self) -> None:
@@ -146,7 +145,7 @@ class Gate:
             self._is_full = False
 
     def failed(self, error_number: int | None, now: float) -> bool:
-        """Accepting has failed. False if that was the newcomer's own fate: the next one may be tried at once."""
+        """Accepting has failed. False if the cause was that one connection: the next one may be tried at once."""
         if error_number in _LOST:
             return False
         self._fault = Obstacle.FAULT if error_number is None else _OBSTACLES.get(error_number, Obstacle.FAULT)
@@ -154,5 +153,5 @@ class Gate:
         return True
 
     def turn_passed(self) -> None:
-        """A turn has ended without a failure: nobody waits any more, or there was no more room."""
+        """A turn has ended without a failure: no connection waits any more, or there was no more room."""
         self._fault = None

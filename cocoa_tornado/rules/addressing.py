@@ -32,8 +32,8 @@ Headers: TypeAlias = Iterable[tuple[str, bytes | None]]
 class Options(NamedTuple):
     """How to deliver a record that asks for anything but the defaults.
 
-    :ivar ttl_s: the record may be sent for so many seconds; None: as long as the mailbox keeps it. 0: it is sent to the
-        connections that are open when it is routed, and never stored
+    :ivar ttl_s: the record may be sent for this many seconds; None: as long as the mailbox keeps it. 0: it is sent to
+        the connections that are open when it is routed, and never stored
     :ivar id: the record's own; None: it has none
     """
 
@@ -95,7 +95,7 @@ _MAX_INTEGER_CHARACTERS: Final = 4300  # no token has a longer user_id: Python d
 
 
 def fields_in_headers(headers: Headers) -> dict[str, object]:
-    """The fields in a record's headers, by name. Unknown headers are ignored, null is left out."""
+    """The fields in a record's headers, by name. Unknown headers and null are skipped."""
     found: dict[str, object] = {}
     for name, value in headers:
         field = _FIELD_OF.get(name)

@@ -1,7 +1,7 @@
 """Admin tokens: what their claims must be, and what they permit. Pure.
 
-An admin token names the audience ``cocoa-admin``, which no device token may name (``identity.py``), so that neither
-stands for the other, also where one key signs both.
+An admin token names the audience ``cocoa-admin``, which no device token may name (``identity.py``), so that neither is
+accepted as the other, even if one key signs both.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ SCOPES: Final = (READ, WRITE, TEXT)
 
 @dataclass(frozen=True, slots=True)
 class Operator:
-    """Whom a verified admin token stands for.
+    """The operator that a verified admin token names.
 
     :ivar subject: the claim ``sub``, for the log
     :ivar scopes: of :data:`SCOPES`; others are ignored

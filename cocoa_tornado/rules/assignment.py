@@ -1,7 +1,7 @@
 """The partitions that a member of a consumer group is assigned, and what of each is read, done and committed. Pure.
 
 An assignment may change as a whole (all partitions are revoked, then some are assigned) or incrementally (some come or
-go, and the others stay). A partition that stays keeps its books, so nothing of it is read twice or skipped.
+go, and the others stay). A partition that stays keeps its ledger, so no record of it is read twice or skipped.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ P = TypeVar("P", bound=Hashable)  # a client library's type for a partition
 
 
 class GivenUp(NamedTuple):
-    """What was known of a partition that is not read any more.
+    """The last known state of a partition that is no longer read.
 
     :ivar done: every offset below it is done
     :ivar is_committed: the broker is known to hold that offset
@@ -56,8 +56,8 @@ class Assignment(Generic[P]):
         return self.is_member and self.unresolved is None
 
     def add(self, partitions: Collection[P]) -> None:
-        """The group has assigned these, in addition to what it had assigned. One that is read already stays as it
-        is."""
+        """The group has assigned these, in addition to earlier ones. A partition that is read already is not
+        affected."""
         self.is_member = True
         self.unresolved = (self.unresolved or set()) | (set(partitions) - self.ledgers.keys())
         self.changes += 1
@@ -71,8 +71,8 @@ class Assignment(Generic[P]):
         self.changes += 1
 
     def remove(self, partitions: Collection[P]) -> dict[P, GivenUp]:
-        """These are revoked: from now on, nothing that is in flight changes an offset of theirs. Return what was known
-        of those that were read. The membership lasts."""
+        """These are revoked: from now on, no record in flight changes an offset of theirs. Return the last state of
+        those that were read. The membership continues."""
         given_up = {}
         for partition in self.ledgers.keys() & set(partitions):
             ledger = self.ledgers.pop(partition)
@@ -84,7 +84,7 @@ class Assignment(Generic[P]):
         return given_up
 
     def leave(self) -> None:
-        """This process is not a member any more. To learn what was known of its partitions, :meth:`remove` them
+        """This process is not a member any more. To get the last state of its partitions, :meth:`remove` them
         before."""
         self.is_member, self.unresolved = False, None
         self.ledgers.clear()
@@ -92,7 +92,8 @@ class Assignment(Generic[P]):
         self.changes += 1
 
     def restart(self, partition: P, position: int) -> None:
-        """The log has other records from ``position`` on than those that were read: nothing is known of them."""
+        """The log has other records from ``position`` on than those that were read: forget everything about the
+        latter."""
         if partition in self.ledgers:
             self.ledgers[partition] = OffsetLedger(position)
             self.ends.pop(partition, None)
@@ -111,7 +112,7 @@ class Assignment(Generic[P]):
         return {partition: offset for partition, offset in wanted.items() if offset is not None}
 
     def note_committed(self, partition: P, offset: int) -> bool:
-        """The broker has acknowledged the offset. Return False if the partition is not read any more."""
+        """The broker has acknowledged the offset. Return False if the partition is no longer read."""
         ledger = self.ledgers.get(partition)
         if ledger is not None:
             ledger.note_committed(offset)

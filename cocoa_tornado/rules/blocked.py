@@ -10,7 +10,7 @@ MAX_BLOCKED: Final = 10_000
 
 
 class Blocked:
-    """What the handshake asks: a table in memory, empty on nearly every gateway.
+    """The table in memory that each handshake looks at; empty on nearly every gateway.
 
     :ivar until: when each device's block ends, Unix seconds; ``math.inf``: never
     """

@@ -1,8 +1,8 @@
 """Canaries: the gateway's own two devices on each server, and what became of the messages for them. Pure.
 
-A canary message is a record of the results topic with the header :data:`HEADER`, for one canary. It takes the way of
-every record: the broker, the consumer group, the router, perhaps another server, and the outbox of the canary that it
-is for. If it reaches another canary, messages leak.
+A canary message is a record of the results topic with the header :data:`HEADER`, for one canary. It takes the path of
+every record: the broker, the consumer group, the router, perhaps another server, and the outbox of its canary. If it
+reaches another canary, messages leak.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _LENGTH_IN_16_BITS, _LENGTH_IN_64_BITS = 126, 127
 def canary_ids(token: str) -> tuple[str, str]:
     """The device ids of a server's canaries.
 
-    :param token: no other server has it, nor had it
+    :param token: unique: no other server has or had it
     """
     return f"{CANARY_PREFIX}{token}-a", f"{CANARY_PREFIX}{token}-b"
 
@@ -89,7 +89,7 @@ def texts_in(frames: bytes) -> Iterator[bytes]:
 
 
 class CanaryState(enum.Enum):
-    """What ``GET /api/v1/ready`` says of the canaries."""
+    """The state of the canaries in ``GET /api/v1/ready``."""
 
     WAITING = "waiting"  # no message has arrived yet
     READY = "ready"
@@ -121,9 +121,9 @@ class Leaked(NamedTuple):
 
 
 class Late(NamedTuple):
-    """A message has reached its canary that is not awaited.
+    """A message that is not awaited has reached its canary.
 
-    :ivar was_lost: it counts as lost; otherwise it has come twice, or its canary has connected again meanwhile
+    :ivar was_lost: it counts as lost; otherwise it arrived twice, or its canary has reconnected meanwhile
     """
 
     was_lost: bool
@@ -138,7 +138,7 @@ class _Fields(msgspec.Struct):
 
 
 class CanaryWatch:
-    """The messages that are under way to the canaries of one server. Not thread-safe.
+    """The messages in flight to the canaries of one server. Not thread-safe.
 
     Times are monotonic seconds and don't decrease.
     """
@@ -170,7 +170,7 @@ class CanaryWatch:
         return CanaryState.WAITING if None in self._outcomes.values() else CanaryState.READY
 
     def sent(self, session_id: str, device_id: str, now: float) -> None:
-        """Await a message. ``session_id`` was never used before."""
+        """Await a message. ``session_id`` must never have been used before."""
         self._awaited[session_id] = device_id, now
 
     def arrived(self, device_id: str, payload: bytes, now: float) -> Arrival:
@@ -214,7 +214,7 @@ class CanaryWatch:
         return lost
 
     def abandon(self, device_id: str) -> None:
-        """A canary is not connected any more, so its messages may get lost, like those of a device: await none."""
+        """A canary is no longer connected, so its messages may be lost like those of a device: stop awaiting them."""
         for session_id in [name for name, (of, _) in self._awaited.items() if of == device_id]:
             del self._awaited[session_id]
 

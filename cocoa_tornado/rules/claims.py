@@ -42,8 +42,8 @@ class Generation(NamedTuple):
 
 
 class FencingToken(NamedTuple):
-    """What a store that several servers share has of a grant. A mailbox in the same store checks it where the grant is
-    used, so that nothing which a superseded connection does takes effect.
+    """Identifies a grant in a store that several servers share. A mailbox in the same store checks it wherever the
+    grant is used, so that nothing which a superseded connection does takes effect.
 
     :ivar term: of the grant's generation
     :ivar holder: ``<epoch>:<number of the claim>:<number of the generation>``
@@ -54,5 +54,5 @@ class FencingToken(NamedTuple):
 
 
 def bucket_of(device: bytes) -> int:
-    """Which of the ``BUCKETS`` has a device."""
+    """The bucket, of ``BUCKETS``, that a device belongs to."""
     return zlib.crc32(device) % BUCKETS

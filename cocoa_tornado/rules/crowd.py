@@ -1,15 +1,15 @@
-"""Which connections that are not a device's give way when there are too many, and how many one address may have. Pure:
-the listener says what happens to each connection, brings the time, and closes what it is given.
+"""Which connections that are not a device's to close when there are too many, and how many one address may have. Pure:
+the listener reports what happens to each connection, passes the time, and closes the connections that are returned.
 
-A connection that is being served is in one of four phases, and each has a patience: how long the phase may last before
-the connection may be closed in favor of a newcomer. While there is room nothing is closed; Tornado's own timeouts
-(``header_timeout``, ``body_timeout``) are all that counts then.
+A connection that is being served is in one of four phases. Each phase has a patience: how long it may last before the
+connection may be closed in favor of a new one. While there is room none is closed; then only Tornado's own timeouts
+(``header_timeout``, ``body_timeout``) apply.
 
-The phases stand in the order in which they give way. What is closed first costs its client least: HTTP allows a server
-to close a connection between two requests at any time.
+The phases are listed in the order in which they are closed. Closing the first costs its client least: HTTP allows a
+server to close a connection between two requests at any time.
 
-An audio upload that has been admitted gives way to nobody, and does not count for its address: the limits on audio
-streams bound those. No other request is exempt, for a token alone bounds nothing.
+An admitted audio upload is never closed, and does not count for its address: the limits on audio streams bound those.
+No other request is exempt, because a token alone limits nothing.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ MAX_AGE_S: Final = 600.0
 nobody holds a place indefinitely."""
 
 LOOKED_AT: Final = 32
-"""So many connections of an address are looked at for one that may be closed."""
+"""How many connections of an address to examine for one that may be closed."""
 
 LOOPBACK: Final[tuple[Network, ...]] = (ip_network("127.0.0.0/8"), ip_network("::1/128"))
 
@@ -48,14 +48,14 @@ class HttpPhase(enum.Enum):
     """What a connection is doing; the value is a metric label."""
 
     IDLE = "idle"  # between two requests
-    HURRIED = "hurried"  # as SLOW, in the reserve while strangers are known to hold places
+    HURRIED = "hurried"  # as SLOW, in the reserve while slow clients are known to hold places
     SLOW = "slow"  # in its TLS handshake, or before the end of its first request's headers
     REQUEST = "request"  # between the headers of a request and the end of its answer
 
 
 PATIENCE_S: Final = {
     HttpPhase.IDLE: 0.0,
-    # Enough for TCP and TLS over most networks. An orchestrator's probe waits about as long for its answer.
+    # Enough for TCP and TLS over most networks. The probe of an orchestrator waits about as long for its answer.
     HttpPhase.HURRIED: 1.0,
     # Enough for TLS on a small device over a slow mobile network.
     HttpPhase.SLOW: 5.0,
@@ -69,9 +69,9 @@ HEADLESS: Final = (HttpPhase.IDLE, HttpPhase.HURRIED, HttpPhase.SLOW)
 
 
 class Member(Protocol):
-    """A connection, as the crowd sees it; compared by identity.
+    """A connection in the crowd; compared by identity.
 
-    :ivar has_upload: the request that it is in is an admitted upload; the crowd clears it at the end of the request
+    :ivar has_upload: its current request is an admitted upload; the crowd clears it at the end of the request
     """
 
     has_upload: bool
@@ -102,7 +102,7 @@ class Crowd(Generic[T]):
     def __init__(self, max_per_address: int = 0) -> None:
         self._max_per_address = max_per_address
         self._entries: dict[T, _Entry[T]] = {}
-        # In each phase the one that has been in it longest comes first.
+        # Longest in the phase first.
         self._phases: dict[HttpPhase, dict[_Entry[T], float]] = {phase: {} for phase in HttpPhase}
         self._addresses: dict[str, dict[_Entry[T], None]] = {}
         self._yielding = 0
@@ -117,18 +117,18 @@ class Crowd(Generic[T]):
 
     @property
     def yielding(self) -> int:
-        """Connections that were chosen to give way and have not left yet."""
+        """How many connections were chosen to be closed and have not left yet."""
         return self._yielding
 
     def admits(self, address: str) -> bool:
-        """Whether one more connection of this address is within its limit. ``""`` has none."""
+        """Whether one more connection of this address is within the limit. ``""`` has no limit."""
         limit = self._max_per_address
         return not limit or not address or len(self._addresses.get(address, ())) < limit
 
     def enter(self, item: T, address: str, now: float, *, in_reserve: bool = False) -> None:
         """A connection is served from now on.
 
-        :param address: as :func:`address_of` says; ``""``: it counts for none
+        :param address: from :func:`address_of`; ``""``: it counts for no address
         """
         entry = self._entries[item] = _Entry(item, address, now)
         self._count(entry)
@@ -141,7 +141,7 @@ class Crowd(Generic[T]):
         self._entries[other] = entry
 
     def awaits(self, item: T, now: float) -> bool:
-        """The next request may come. False if it has to be the connection's last."""
+        """The connection waits for its next request. False if that must be the connection's last."""
         entry = self._entries.get(item)
         if entry is None or entry.yields:
             return True
@@ -154,20 +154,20 @@ class Crowd(Generic[T]):
         return entry.requests < MAX_REQUESTS and now - entry.entered_at < MAX_AGE_S
 
     def asks(self, item: T, now: float) -> None:
-        """The headers of a request have come."""
+        """The headers of a request have arrived."""
         entry = self._entries.get(item)
         if entry is not None:
             self._move(entry, HttpPhase.REQUEST, now)
 
     def leave(self, item: T) -> None:
-        """It is closed, or a device's. Idempotent."""
+        """The connection is closed, or has become a device's. Idempotent."""
         entry = self._entries.pop(item, None)
         if entry is not None:
             self._withdraw(entry)
             self._yielding -= entry.yields
 
     def give_way(self, count: int, now: float) -> list[tuple[T, HttpPhase]]:
-        """At most so many connections to be closed now, with what each was doing; none is named twice."""
+        """Return the connections to close now, at most ``count``, with what each was doing. None is returned twice."""
         found: list[tuple[T, HttpPhase]] = []
         for phase, members in self._phases.items():
             while len(found) < count and (entry := self._first(members)) is not None:
@@ -180,7 +180,8 @@ class Crowd(Generic[T]):
         return found
 
     def give_way_at(self, address: str, now: float) -> tuple[T, HttpPhase] | None:
-        """Likewise, for another connection of the same address: the first of its oldest whose time is over."""
+        """Return the connection to close for another one of the same address: the first of its oldest whose time is
+        over."""
         for entry in list(islice(self._addresses.get(address, ()), LOOKED_AT)):
             phase = entry.phase
             if entry.item.has_upload:
@@ -191,18 +192,18 @@ class Crowd(Generic[T]):
         return None
 
     def _first(self, members: Mapping[_Entry[T], object]) -> _Entry[T] | None:
-        """The first that may have to give way."""
+        """The first connection that may have to be closed."""
         while (entry := next(iter(members), None)) is not None and entry.item.has_upload:
             self._withdraw(entry)
         return entry
 
     def next_at(self) -> float | None:
-        """When :meth:`give_way` finds the next one, if nothing happens before; None: never."""
+        """When :meth:`give_way` returns the next one, if nothing happens before; None: never."""
         heads = [(next(iter(members.values())), phase) for phase, members in self._phases.items() if members]
         return min((since + PATIENCE_S[phase] for since, phase in heads), default=None)
 
     def late(self, timeout_s: float, now: float) -> list[T]:
-        """Those that have been without the end of a head for so long."""
+        """Return the connections whose request head has been incomplete for this long."""
         found = []
         for phase in HEADLESS:
             for entry, since in self._phases[phase].items():
@@ -212,7 +213,7 @@ class Crowd(Generic[T]):
         return found
 
     def next_late_at(self, timeout_s: float) -> float | None:
-        """When :meth:`late` finds the next one, if nothing happens before; None: never."""
+        """When :meth:`late` returns the next one, if nothing happens before; None: never."""
         heads = [next(iter(self._phases[phase].values())) for phase in HEADLESS if self._phases[phase]]
         return min(heads) + timeout_s if heads else None
 
@@ -234,7 +235,7 @@ class Crowd(Generic[T]):
         self._yielding += 1
 
     def _withdraw(self, entry: _Entry[T]) -> None:
-        """It is in no phase from here on, and counts for no address."""
+        """Remove the connection from its phase and from its address."""
         if entry.phase is not None:
             del self._phases[entry.phase][entry]
             entry.phase = None
@@ -246,8 +247,8 @@ class Crowd(Generic[T]):
 
 
 def address_of(peer: str, exempt: Sequence[Network]) -> str:
-    """What the bound per address counts a peer under: the IPv4 address, or the IPv6 network (/64) that one subscriber
-    has; ``""`` for whom the bound does not concern, and for what is no IP address.
+    """Return the key under which the limit per address counts a peer: the IPv4 address, or the IPv6 network (/64) of
+    one subscriber; ``""`` if the limit does not apply to it, or if it is not an IP address.
 
     >>> address_of("192.0.2.7", ()), address_of("2001:db8::1:2", ()), address_of("::ffff:192.0.2.7", ())
     ('192.0.2.7', '2001:db8::/64', '192.0.2.7')

@@ -1,4 +1,4 @@
-"""When the devices of a server that stops are to connect again, so that the others are not flooded. Pure."""
+"""When the devices of a stopping server should reconnect, so that they do not flood the other servers. Pure."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ that are connected would wait longer for their messages."""
 
 
 def reconnect_delays(devices: int, rooms: Sequence[int | None], shuffle: random.Random | None = None) -> Iterator[int]:
-    """After how many milliseconds each device is to connect again: evenly spread, in random order.
+    """Return the delay of each device in milliseconds: evenly spread, in random order.
 
-    :param rooms: how many more connections each of the other servers takes; None: any number. If none has room, the
-        devices return to a server that is still to start
+    :param rooms: how many more connections each of the other servers accepts; None: any number. If none has room, the
+        devices are expected to return to a server that has yet to start
     """
     total = sum(ADMITTED_PER_S if room is None else min(ADMITTED_PER_S, room) for room in rooms) or ADMITTED_PER_S
     order = list(range(devices))

@@ -1,7 +1,7 @@
-"""The last events of devices, for operators: a bounded ring for all of them together. Pure.
+"""The last events of devices, for operators: one bounded ring for all devices. Pure.
 
-An event takes 24 bytes, and all that are remembered 768 KiB, however many devices there are. Instead of the device's
-id an event has its hash, of 64 bits.
+An event takes 24 bytes and the whole ring 768 KiB, for any number of devices. An event has a 64-bit hash of the
+device's id instead of the id.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Event(NamedTuple):
 class DeviceEvents:
     """The last events of this server's devices.
 
-    :ivar live: passes each of them on, also those that are not remembered
+    :ivar live: receives every event, also those that are not remembered
     """
 
     __slots__ = ("_burst_until", "_bursts", "_max_events", "_ring", "_written", "live")
@@ -84,7 +84,7 @@ class DeviceEvents:
         return found[::-1]
 
     def _behind(self, key: bytes, begin: int, end: int) -> list[Event]:
-        """The events of a device in a part of the ring, the last one first."""
+        """The events of a device in a part of the ring, newest first."""
         found: list[Event] = []
         at = self._ring.rfind(key, begin, end)
         while at >= 0 and len(found) < PER_DEVICE:

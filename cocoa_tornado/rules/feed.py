@@ -2,7 +2,7 @@
 
 A message that is stored while a connection is up is sent directly if it is the next in order. Otherwise (the box is
 still being read, was not opened yet, or has lost messages) it stays in the box and is read from there. So a device
-receives its messages in the order of their numbers, whichever way each takes.
+receives its messages in the order of their numbers, from either source.
 """
 
 from __future__ import annotations
@@ -60,8 +60,8 @@ class Feed:
     :ivar last: the highest number known to have been given
     :ivar opened: the position is known
     :ivar reading: a page was requested and has not arrived
-    :ivar settled: up to this number, everything is known to come before what is routed from now on. A page may bring
-        messages that are stored, but not routed yet
+    :ivar settled: all messages up to this number precede those that are routed from now on. A page may contain messages
+        that are stored, but not routed yet
     """
 
     __slots__ = ("_counted", "_stored_since", "last", "opened", "position", "reading", "settled")

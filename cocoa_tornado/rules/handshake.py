@@ -1,4 +1,4 @@
-"""The opening handshake of RFC 6455, as far as it is a matter of headers. Pure."""
+"""The headers of the opening handshake of RFC 6455. Pure."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Refusal:
 
 
 def check_upgrade(upgrade: str | None, connection: str | None, version: str | None, key: str | None) -> Refusal | None:
-    """None if the request asks for a WebSocket of version 13 in due form. All arguments are header values."""
+    """Return None for a valid upgrade to WebSocket version 13, else the refusal. All arguments are header values."""
     if not _has_token(upgrade, "websocket") or not _has_token(connection, "upgrade"):
         return Refusal(426, "Upgrade Required", NOT_WEBSOCKET, {"Upgrade": "websocket", "Connection": "Upgrade"})
     if version is None or version.strip() != "13":
@@ -51,9 +51,9 @@ def accept_value(key: str) -> str:
 
 
 def switching_protocols(key: str, subprotocol: str | None, now: float) -> bytes:
-    """The answer to an upgrade: what follows it on the connection is WebSocket frames.
+    """The answer to an upgrade, after which the connection carries WebSocket frames.
 
-    :param key: a ``Sec-WebSocket-Key`` that :func:`check_upgrade` has let pass
+    :param key: a ``Sec-WebSocket-Key`` that :func:`check_upgrade` has accepted
     :param subprotocol: which one is selected; None: none
     :param now: Unix seconds
     """

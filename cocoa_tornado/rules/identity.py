@@ -1,7 +1,7 @@
 """Who a device is: where its token is found, and what the claims must say.
 
-Signatures and keys are not judged here (``cocoa_tornado.identity`` does that); nothing here knows HTTP beyond three
-header values. All of it is pure, and all of it raises nothing but :class:`~cocoa_tornado.errors.IdentityError`.
+``cocoa_tornado.identity`` verifies signatures and keys. Of HTTP, this module sees only three header values. Every
+function is pure, and raises only :class:`~cocoa_tornado.errors.IdentityError`.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class TokenPolicy:
     :ivar issuer: what ``iss`` must be where it is present; ``""`` accepts any
     :ivar subject: the same for ``sub``
     :ivar audience: what ``aud`` must contain; ``""`` means that this service has no audience of its own, and then a
-        token that names one is meant for somebody else (RFC 7519, 4.1.3)
+        token that names one is meant for another service (RFC 7519, 4.1.3)
     :ivar leeway_s: how far the clocks may differ, in both directions
     :ivar lifetime_s: the life of a new token
     :ivar max_lifetime_s: a token that lives longer is refused; 0 accepts any lifetime. It is counted from ``iat``, or
@@ -62,7 +62,7 @@ class DeviceIdentity:
     :ivar user_id: integer or string, as it came
     :ivar expires_at: the claim ``exp``, Unix seconds, finite and without leeway: the token is good until
         ``expires_at + policy.leeway_s``
-    :ivar proof: which key has vouched for it; whoever keeps the keys can tell whether that key is still trusted
+    :ivar proof: the key that verified the token; the key store can tell whether it is still trusted
     """
 
     device_id: str

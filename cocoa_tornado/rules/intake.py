@@ -3,7 +3,7 @@
 Two amounts, each with its own bound, so that neither blocks the other: messages *under way*, which have arrived in
 part, and messages *held*, which are complete and wait for the broker.
 
-- While ``held`` is at its bound, only a device that has nothing here is read, one piece at a time. Pongs,
+- While ``held`` is at its bound, the gateway reads only from devices without data here, one piece at a time. Pongs,
   acknowledgements and close frames still get through.
 - While ``under_way`` is at its bound, short messages pass, and long ones must still be able to end, or there would be a
   deadlock. So a few devices at a time get a turn, in the order in which they began to wait. A device that does not end

@@ -1,6 +1,6 @@
-"""What happens to this server's devices, as it happens: who watches what, and the queues of those that do. Pure.
+"""Live events of this server's devices: the watches of operators, and the queues of their events. Pure.
 
-Without watchers no event is made: the caller looks at :attr:`LiveEvents.sinks` first.
+Without watchers no event is created: the caller looks at :attr:`LiveEvents.sinks` first.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class LiveEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     @property
     def size_bytes(self) -> int:
-        """What it counts for in a queue."""
+        """The size that an event counts as in a queue."""
         text = None if self.message is None else self.message.text
         return EVENT_BYTES + len(self.device_id or "") + len(self.user or "") + len(text or "")
 
@@ -72,7 +72,7 @@ class LiveEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Watch(NamedTuple):
-    """What one operator wants to know of. What is None does not restrict it.
+    """The filter of one operator. A field that is None does not restrict it.
 
     :ivar number: unique within the server that the operator is connected to
     :ivar user_id: 99 and "99" are two users
@@ -94,7 +94,7 @@ class Watch(NamedTuple):
 
 
 class Sink(Protocol):
-    """Takes events for some watches: those of this server's operators, or those of another server's."""
+    """Receives the events for some watches: those of this server's operators, or those of another server's."""
 
     @property
     def watches(self) -> Sequence[Watch]: ...
@@ -108,7 +108,7 @@ class ToWrite(NamedTuple):
 
     :ivar payload: without its frame and its cursor
     :ivar timestamp_ms: of its record; 0: unknown
-    :ivar id: if it is known without looking into the payload
+    :ivar id: its id, if known without parsing the payload
     """
 
     payload: bytes
@@ -119,11 +119,11 @@ class ToWrite(NamedTuple):
 
 
 class LiveEvents:
-    """Passes this server's events to those that watch. IOLoop thread only.
+    """Passes this server's events to the watchers. IOLoop thread only.
 
     :param server: returns the name of this server
     :param wall_clock: Unix seconds
-    :ivar sinks: empty without watchers: then don't call the other methods
+    :ivar sinks: empty without watchers; then don't call the other methods
     """
 
     __slots__ = ("_server", "_wall_clock", "sinks")
@@ -144,7 +144,7 @@ class LiveEvents:
         self.sinks = tuple(each for each in self.sinks if each is not sink)
 
     def happened(self, identity: DeviceIdentity, kind: LiveKind, code: int, now: float) -> None:
-        """Something has happened to a device's connection.
+        """Pass on an event of a device's connection.
 
         :param code: 0: there is none
         :param now: Unix seconds
@@ -186,7 +186,7 @@ class LiveEvents:
                 sink.put(event, [watch.number for watch in watches])
 
     def lost(self, count: int | None, server: str | None = None) -> LiveEvent:
-        """Make the event that stands for others.
+        """Return the event that replaces lost ones.
 
         :param count: None: how many is not known
         :param server: where they were lost; None: here
@@ -200,7 +200,7 @@ class LiveEvents:
 
 
 class Backlog:
-    """Events that wait, in a bound. What does not fit is lost, and counted in its place.
+    """A bounded queue of events. Events that do not fit are lost, and counted in their place.
 
     :param lost: ``LiveEvents.lost``
     :param on_lost: is called with how many events are lost
@@ -248,7 +248,7 @@ class Backlog:
         return taken if self._waiting else [*taken, *self._take_lost()]
 
     def give_up(self, taken: Iterable[tuple[LiveEvent, Sequence[int]]]) -> None:
-        """What was taken could not be passed on."""
+        """The events that were taken could not be passed on: count them as lost."""
         for event, numbers in taken:
             self._lose(event, numbers)
 
@@ -271,7 +271,7 @@ class Backlog:
 
 
 class _Head(msgspec.Struct):
-    """The part of a message that is shown to all."""
+    """The part of a message that every operator may see."""
 
     id: object = None
 

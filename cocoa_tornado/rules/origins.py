@@ -113,11 +113,11 @@ def _entry_matches(entry: str, origin: Origin) -> bool:
 
 
 class Caller(NamedTuple):
-    """Who sends a request, and what it asked for.
+    """The client of a request, and what it asked for.
 
     :ivar ip: the client's address
-    :ivar host: which host it has asked for
-    :ivar scheme: by which it has asked; None: as the connection shows
+    :ivar host: the host that it requested
+    :ivar scheme: the scheme that it used; None: that of the connection
     """
 
     ip: str
@@ -126,7 +126,7 @@ class Caller(NamedTuple):
 
 
 def find_caller(peer: str, host: str, headers: Mapping[str, str], trusted: Sequence[Network]) -> Caller:
-    """Who has sent a request. Where the peer is a trusted proxy, that is the client that it names.
+    """Return the client of a request. If the peer is a trusted proxy, that is the client that the proxy names.
 
     :param peer: the other end of the TCP connection
     :param host: the header ``Host``
@@ -140,7 +140,7 @@ def find_caller(peer: str, host: str, headers: Mapping[str, str], trusted: Seque
 
 
 def _last(header: str | None) -> str:
-    """What the nearest proxy reports."""
+    """The value that the nearest proxy has added."""
     return (header or "").split(",")[-1].strip()
 
 

@@ -83,7 +83,7 @@ class ProbePace:
         self._trusted = False
 
     def hurry(self) -> None:
-        """Something has happened that an answer would explain: ask at once."""
+        """An event has happened that an answer would explain: ask at once."""
         self._due_at = -inf
 
     def look(self, now: float, *, rests: bool = False, answered: bool = False) -> Probe:

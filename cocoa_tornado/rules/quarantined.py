@@ -1,9 +1,9 @@
-"""Records of the quarantine topic: what each says about its origin, and what goes back to the results topic. Pure.
+"""Records of the quarantine topic: where each came from, and what a requeue publishes on the results topic. Pure.
 
 A copy of a rejected record ends with the gateway's own headers, from the last ``cocoa.reason`` on. A marker says that a
-copy has been requeued. It stands in the same partition, behind the copy, so it lasts as long as the copy does. Only
-this gateway writes headers without ``cocoa.reason``: a stranger's record that pretends to be a marker gets that header
-when it is quarantined.
+copy has been requeued. It is in the same partition, behind the copy, so it is retained as long as the copy. Only the
+gateway writes headers without ``cocoa.reason``: a rejected record that imitates a marker gets that header when it is
+quarantined.
 """
 
 from __future__ import annotations
@@ -24,9 +24,10 @@ Pairs = Sequence[tuple[str, bytes | None]]
 
 
 class Origin(NamedTuple):
-    """Where a copy was read, as its headers say; None for what they don't.
+    """Where the record of a copy was read, according to the copy's headers; None for what they lack.
 
-    :ivar dropped: the parts that the topic would not take, each with how many bytes (of headers: how many)
+    :ivar dropped: the parts that the copy lacks because of the topic's size limit, each with its bytes (of headers:
+        their number)
     """
 
     reason: str | None = None
@@ -56,7 +57,7 @@ class Quarantined(NamedTuple):
 
 
 class Returned(NamedTuple):
-    """What goes to the results topic."""
+    """What a requeue publishes on the results topic."""
 
     key: bytes | None
     value: bytes
@@ -75,7 +76,7 @@ class Row(NamedTuple):
 
 
 def requeued_by(headers: Pairs) -> int | None:
-    """The offset of the copy that a marker is about; None if these are no marker's headers."""
+    """Return the offset of the copy that a marker refers to; None if these are not a marker's headers."""
     names = [name for name, _ in headers]
     return None if names != [REQUEUED] else _number(headers[0][1])
 
@@ -86,9 +87,9 @@ def marker_of(offset: int) -> list[tuple[str, bytes]]:
 
 
 def read_copy(row: Row, max_value_bytes: int | None = None) -> Quarantined:
-    """Read a record of the quarantine topic, which anyone may have written.
+    """Read a record of the quarantine topic, which another program may have written.
 
-    :param max_value_bytes: keep no more of the value, and of the key and the headers what a list needs; None: keep all
+    :param max_value_bytes: truncate the value to this, and the key and headers to what a list needs; None: keep all
     """
     theirs, origin = split(row.headers)
     key, value = row.key, row.value
@@ -113,7 +114,7 @@ def _cut(value: bytes | None, most: int) -> bytes | None:
 
 
 def split(headers: Pairs) -> tuple[Pairs, Origin]:
-    """Separate a copy's headers into the rejected record's and what the gateway has added."""
+    """Separate a copy's headers into the rejected record's and those that the gateway added."""
     last = max((at for at, (name, _) in enumerate(headers) if name == REASON), default=None)
     if last is None:
         return headers, Origin()
@@ -133,9 +134,10 @@ def split(headers: Pairs) -> tuple[Pairs, Origin]:
 
 
 def returned(record: Quarantined, corrected: bytes) -> Returned:
-    """What to judge and publish.
+    """Return what to check and publish.
 
-    :param corrected: the new value; the record's ``cocoa.*`` headers then go. Empty: the record as it is
+    :param corrected: the new value; the record's ``cocoa.*`` headers are then dropped. Empty: publish the record
+        unchanged
     """
     if not corrected:
         return Returned(record.key, record.value or b"", record.headers)
@@ -144,7 +146,7 @@ def returned(record: Quarantined, corrected: bytes) -> Returned:
 
 
 class Newest:
-    """Collects the newest records among those that are read, in any order of partitions.
+    """Collects the newest of the records that are read, in any order of partitions.
 
     :param limit: how many to keep
     """
@@ -172,7 +174,7 @@ class Newest:
         ]
 
     def _sorted(self) -> list[Quarantined]:
-        """By the time, and within a partition by the offset if the clocks of the brokers disagree."""
+        """By timestamp, and within a partition by offset even if the brokers' clocks disagree."""
         order = sorted(self._kept, key=lambda record: (record.timestamp_ms, record.offset, record.partition))
         return order[::-1][: self._limit]
 

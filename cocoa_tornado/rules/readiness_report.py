@@ -24,7 +24,7 @@ class Readiness:
 
     @property
     def failing(self) -> list[str]:
-        """What keeps it from being ready; empty if it is."""
+        """The parts that keep the server from being ready; empty if it is ready."""
         names = [name for name, part in self.parts.items() if not part["ok"] and name not in ADVISORY]
         return ["draining", *names] if self.draining else names
 
@@ -36,7 +36,7 @@ class Readiness:
 
 
 def worst(reports: Iterable[Readiness]) -> Readiness:
-    """The report of all: for each part the first entry that is not ``ok``, else the first."""
+    """Combine reports: for each part the first entry that is not ``ok``, else the first."""
     draining, parts = False, dict[str, ReadinessPart]()
     for report in reports:
         draining = draining or report.draining

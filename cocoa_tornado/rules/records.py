@@ -31,7 +31,7 @@ REASONS: Final = frozenset(
         "not_json",  # RFC 8259 only: no NaN, no byte order mark, nothing after the value
         "not_object",
         "duplicate_device",  # device_id occurs twice: parsers differ on which one counts
-        "headers",  # they cannot be read, so who is addressed is not known: a name that is not UTF-8
+        "headers",  # they cannot be read (a name that is not UTF-8), so the recipients are unknown
         *FIELDS,  # the field of this name is invalid, in the value or in a header (rules/addressing.py)
         # No to, and device_id is absent, mistyped, empty, too long, or has control characters; or it is a canary's, and
         # the record is no canary message (rules/canaries.py).

@@ -1,4 +1,4 @@
-"""Devices to which the same thing happens again and again, for operators: a bounded table of the last ones. Pure."""
+"""Devices to which the same event happens repeatedly, for operators: a bounded table of the last ones. Pure."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ MAX_DEVICES: Final = 1_024
 
 
 class Repeat(NamedTuple):
-    """How often something has happened to a device.
+    """How often an event has happened to a device.
 
     :ivar since: when it happened first; :ivar last: when it happened last; both Unix seconds
     :ivar what: only what is equal is the same thing
@@ -23,8 +23,8 @@ class Repeat(NamedTuple):
 
 
 class Repeats:
-    """Counts, for each device, what happens to it again. Of more devices than :data:`MAX_DEVICES`, those are forgotten
-    to which nothing has happened for the longest time.
+    """Counts repeated events of each device. Beyond :data:`MAX_DEVICES`, it forgets the device whose last event is
+    oldest.
 
     :param quiet_s: what happens later than that after the last time is counted from 1 again
     """
@@ -33,7 +33,7 @@ class Repeats:
 
     def __init__(self, quiet_s: float, max_devices: int = MAX_DEVICES) -> None:
         self._quiet_s, self._max_devices = quiet_s, max_devices
-        self._rows: dict[str, Repeat] = {}  # the one to which something has happened last is the last one
+        self._rows: dict[str, Repeat] = {}  # in the order of their last events
 
     def __repr__(self) -> str:
         return f"<Repeats of {len(self._rows)} devices>"
@@ -43,7 +43,7 @@ class Repeats:
         return len(self._rows)
 
     def note(self, device_id: str, now: float, what: Hashable = None, times: int = 1) -> None:
-        """It has happened.
+        """The event has happened.
 
         :param now: Unix seconds
         :param times: so often at once
@@ -56,11 +56,11 @@ class Repeats:
         self._rows[device_id] = Repeat(row.times + times, row.since, now, what)
 
     def forget(self, device_id: str) -> None:
-        """It has ended."""
+        """Forget the device: the repetition has ended."""
         self._rows.pop(device_id, None)
 
     def most(self, limit: int, now: float, least: int = 2) -> list[tuple[str, Repeat]]:
-        """Return the devices to which the same thing has happened most often, at least ``least`` times, and lately."""
+        """Return the devices with the most repetitions, at least ``least``, that have not been quiet since."""
         found = (
             (device_id, row)
             for device_id, row in self._rows.items()

@@ -1,7 +1,7 @@
-"""What the head of a request may be, before anything parses it (RFC 9112, sections 2 and 6). Pure.
+"""Limits on the head of a request, checked before it is parsed (RFC 9112, sections 2 and 6). Pure.
 
-A parser's work grows with the lines as well as with the bytes, so both are bounded, and counted while the head is
-looked for: each byte is looked at once, in whatever pieces it comes.
+A parser's work grows with the lines as well as with the bytes, so both are bounded. They are counted while searching
+for the end of the head, which looks at each byte once, however the head is split.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class HeadTooLarge(ValueError):
 
 
 class HeadScan:
-    """Looks for the end of one head. Lines may end with a bare LF, as they may for Tornado."""
+    """Searches for the end of one head. Like Tornado, it accepts a bare LF as the end of a line."""
 
     __slots__ = ("_at", "_lines")
 
@@ -38,10 +38,10 @@ class HeadScan:
         self._at = self._lines = 0
 
     def end(self, received: bytes | bytearray) -> int | None:
-        """Where the head ends, behind its empty line; None while it is incomplete.
+        """Return where the head ends, behind its empty line; None while it is incomplete.
 
-        :param received: what has come so far; each call has all that the calls before it had
-        :raises HeadTooLarge: whatever may come yet; at each call from then on
+        :param received: everything received so far, including what earlier calls were given
+        :raises HeadTooLarge: the head exceeds a limit already; again at each later call
         """
         while self._lines <= MAX_FIELD_LINES:
             newline = received.find(b"\n", self._at, MAX_HEAD_BYTES)
@@ -54,7 +54,7 @@ class HeadScan:
                     break
                 return end
             if len(received) == newline + 1 or (received.endswith(b"\r") and len(received) == newline + 2):
-                # Only the next byte tells whether this was the last line.
+                # Only the next byte shows whether this was the last line.
                 self._at = newline
                 break
             self._at = newline + 1
@@ -67,13 +67,13 @@ class HeadScan:
 
 
 def body_bytes(lengths: Sequence[str], encodings: Sequence[str]) -> int | None:
-    """How long the body of a request is: 0 where there is none, None where its chunks will tell.
+    """Return the length of a request's body: 0 if there is none, None if it is chunked.
 
-    As strict as Tornado, which looks at it later, when a handler may have answered already.
+    As strict as Tornado, which checks later, when a handler may have answered already.
 
     :param lengths: the values of all Content-Length fields
     :param encodings: the values of all Transfer-Encoding fields
-    :raises ValueError: nobody can tell where the body ends
+    :raises ValueError: the end of the body cannot be determined
     """
     if encodings:
         if lengths or ",".join(encodings).lower() != "chunked":

@@ -1,10 +1,10 @@
 """The retracted numbers of a lane: those that left the box and do not count as missed. Pure.
 
-They are kept as runs of consecutive numbers, and at most ``MAX_RUNS`` of them: numbers that are retracted and numbers
-that are missed may alternate without end while a device is away. Beyond that, the two oldest runs are *merged*: the
-result says how many of its numbers are retracted, and no longer which. What a device has missed stays exact between any
-two positions outside the merged runs. Where one is inside, as many of the numbers between them are taken to be
-retracted as the run's total allows. So a replaced message never counts as missed, but a missed one may not be counted.
+They are kept as runs of consecutive numbers, and at most ``MAX_RUNS`` of them: retracted and missed numbers may
+alternate indefinitely while a device is not connected. Beyond that, the two oldest runs are *merged*: the result says
+how many of its numbers are retracted, and no longer which. What a device has missed stays exact between any two
+positions outside the merged runs. Where one is inside, as many of the numbers between them are taken to be retracted as
+the run's total allows. So a replaced message never counts as missed, but a missed one may not be counted.
 """
 
 from __future__ import annotations

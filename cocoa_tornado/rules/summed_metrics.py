@@ -2,9 +2,8 @@
 
 Counters and histograms add up, and so do gauges, except those in :data:`LARGEST` and :data:`SMALLEST`.
 
-A sum of counters must not fall when a worker ends, or Prometheus would take that for a restart of them all, and count
-everything again. So what an ended worker had counted when it was last asked stays in the sum; what it counted after
-that is lost.
+A sum of counters must not fall when a worker ends: Prometheus would take that for a restart of all workers and count
+everything again. So the last known counts of an ended worker stay in the sum; what it counted after that is lost.
 """
 
 from __future__ import annotations
@@ -114,7 +113,7 @@ def _number(value: float) -> str:
 
 
 class SummedMetrics:
-    """What the workers have counted, those included that have ended or do not answer.
+    """The sum over all workers, including those that have ended or do not answer.
 
     :param count: workers
     """

@@ -1,8 +1,8 @@
-"""Which records the devices of this server have already taken, where no mailbox knows. Pure.
+"""Which records the devices of this server have already taken, for gateways without a mailbox. Pure.
 
-Kafka hands records over again when a partition moves from one server to another: those that the earlier owner had read
-and not committed. Each partition is read in the order of its offsets, so it suffices to remember the last offset that a
-device has taken of each.
+When a partition moves to another server, Kafka redelivers the records that the earlier owner had read and not
+committed. Each partition is read in the order of its offsets, so it suffices to remember the last offset that a device
+has taken of each.
 
 An offset can stand for another record if a partition loses its end (an unclean leader election). The new record has a
 later timestamp than any that the device has taken of the partition; a record that is read again has not.

@@ -40,7 +40,8 @@ class Left(NamedTuple):
     """What a connection has not written when another one of its device takes over.
 
     :ivar messages: those that are in no box, in their order: body, timestamp (Unix milliseconds) and terms of each
-    :ivar position: what the socket has taken of the device's box; None: nothing of it, or there is no mailbox
+    :ivar position: how far the socket has taken the device's box; None: it has taken nothing of it, or there is no
+        mailbox
     :ivar places: with a mailbox, for each message the number of the stored one that it comes after, as far as it is
         known
     """

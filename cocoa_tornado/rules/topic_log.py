@@ -63,7 +63,7 @@ class Committed(NamedTuple):
 
 
 class Recent:
-    """What was handed over since the topic's id was last confirmed.
+    """The records handed over since the topic's id was last confirmed.
 
     If the id turns out to have changed, part of it may already have come from the new log, which is then read from its
     first record. Such records are recognized by offset, timestamp and content.
@@ -94,7 +94,7 @@ class Recent:
         self._asked = 0
 
     def repeats(self) -> Repeats:
-        """Return what is not confirmed."""
+        """Return the records that are not confirmed."""
         known = set()
         for run in self._runs:
             known |= set(_keys(run.offsets, run.fingerprints, run.sources))

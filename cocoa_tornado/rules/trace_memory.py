@@ -1,7 +1,7 @@
-"""Remembers the last batches and what became of their messages, for operators who ask afterwards. Pure.
+"""Remembers the last batches and what became of their messages, for traces by operators. Pure.
 
-A message costs nothing as long as all goes well: a batch is remembered by reference to its records, with a single note.
-Only what deviates has a note of its own. A search is linear, and pauses regularly.
+A message that is simply delivered costs nothing: a batch is remembered by reference to its records, with a single note.
+Only deviations have notes of their own. A search is linear, and pauses regularly.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ SLICE: Final = 2_000
 
 
 class Note(NamedTuple):
-    """What became of one message, apart from the usual, or who the recipients of a record were.
+    """A deviation of one message from plain delivery, or the recipients of a record.
 
     :ivar latest: the number of the latest batch at that time: it concerns this one or an earlier one
     :ivar body: the payload of the record, or a frame that ends with it
@@ -77,13 +77,13 @@ class BatchTrace:
     :ivar number: counted from 1
     :ivar at_s: when this server got it, Unix seconds
     :ivar sender: the server that has forwarded it; '' if this server has read it
-    :ivar size: what it counts for
+    :ivar size: the bytes that it counts as
     :ivar has_options: whether any of its records has options, such as an id; None: not known yet
     :ivar routed_at_s: when it was sent to the devices that are here; 0: it waits
     :ivar stored_at_s: when it was stored; 0: it was not
     :ivar to_append: the messages that are stored: index of the record and device
     :ivar numbers: of these, in their boxes; None: it was stored earlier
-    :ivar forwarded: when, to which server ('': whichever holds the device) and which messages
+    :ivar forwarded: when, to which server ('': the relay looks up the device's holder) and which messages
     """
 
     number: int
@@ -102,7 +102,7 @@ class BatchTrace:
 
 
 class Found(NamedTuple):
-    """A record that was asked for, and all that is noted of it.
+    """A record that a search has found, with all of its notes.
 
     :ivar at: its index in the batch
     """
@@ -137,7 +137,7 @@ class Found(NamedTuple):
         return list(dict.fromkeys(name for note in self.notes for name in note.recipients))
 
     def outcomes(self) -> dict[str, Outcome]:
-        """What is noted of single devices: the last of each."""
+        """The last note of each device."""
         found: dict[str, Outcome] = {}
         for note in self.notes:
             if note.outcome is not None:
@@ -147,7 +147,7 @@ class Found(NamedTuple):
         return found
 
     def whole(self) -> Outcome | None:
-        """What is noted of the record as a whole."""
+        """The note about the record as a whole."""
         notes = (note for note in self.notes if note.device_id is None and not note.recipients)
         return next((note.outcome for note in notes if note.outcome is not None), None)
 
@@ -187,10 +187,10 @@ class Found(NamedTuple):
 class TraceMemory:
     """The last batches of a server. IOLoop thread only.
 
-    The oldest ones are forgotten as soon as all together would take more than ``max_bytes``. A note is kept as long as
-    any batch that it may concern.
+    The oldest ones are forgotten as soon as all together would exceed ``max_bytes``. A note is kept as long as any
+    batch that it may concern.
 
-    :param max_bytes: 0: nothing is remembered
+    :param max_bytes: 0: remember nothing
     :param wall_clock: Unix seconds
     """
 
@@ -213,7 +213,7 @@ class TraceMemory:
     ) -> BatchTrace:
         """Remember a batch that this server routes.
 
-        :param size: as ``handoff.size_of`` reckons it; 0: it is not known
+        :param size: from ``handoff.size_of``; 0: unknown
         """
         size = BATCH_BYTES + (size or size_of(records)) + OFFSET_BYTES * len(records)
         return self._add(records, offsets, sources, "", size)
@@ -251,7 +251,7 @@ class TraceMemory:
     def forwarded(self, batch: BatchTrace, server: str, parts: Sequence[tuple[int, str | None]]) -> None:
         """Messages of a batch were given to the relay.
 
-        :param server: '': whichever holds the device
+        :param server: '': the relay looks up the device's holder
         """
         batch.forwarded.append((self.wall_clock(), server, parts))
         self._enlarge(batch, PART_BYTES * len(parts))
@@ -264,7 +264,7 @@ class TraceMemory:
                 self._make_room()
 
     def note(self, body: bytes, timestamp_ms: int, device_id: str | None, outcome: Outcome) -> None:
-        """A message did not take the usual way.
+        """Note a message that was not simply delivered.
 
         :param body: of its record, or its frame
         :param device_id: None: this holds for the whole record
@@ -274,15 +274,15 @@ class TraceMemory:
     def note_recipients(
         self, body: bytes, timestamp_ms: int, recipients: Sequence[str], numbers: Mapping[str, int] | None = None
     ) -> None:
-        """These are the devices of a record that is not for a single one, or some of them."""
+        """Note recipients, all or some, of a record that is not for a single device."""
         self._note(Note(self._last, body, timestamp_ms, None, None, recipients, numbers))
 
     def note_all(self, body: bytes, timestamp_ms: int, recipients: Sequence[str], outcome: Outcome) -> None:
-        """This became of the messages for these devices."""
+        """Note one outcome for the messages of several devices."""
         self._note(Note(self._last, body, timestamp_ms, None, outcome, recipients))
 
     def note_forwarded(self, body: bytes, timestamp_ms: int, recipients: Sequence[str], server: str) -> None:
-        """The messages for these devices were given to the relay, apart from their batch."""
+        """Note that the messages for these devices were given to the relay, apart from their batch."""
         self._note(Note(self._last, body, timestamp_ms, None, None, recipients, None, server, self.wall_clock()))
 
     def _note(self, note: Note) -> None:
@@ -305,7 +305,7 @@ class TraceMemory:
     def search(self, message_id: str) -> Iterator[Found | None]:
         """Find the records with this id, or at ``<partition>/<offset>``, the oldest first. None: a pause is due.
 
-        What is added or forgotten meanwhile may be missing.
+        Batches that are added or forgotten meanwhile may be missing from the result.
         """
         source, offset = origin_of(message_id)
         looked = 0
@@ -344,8 +344,8 @@ def origin_of(message_id: str) -> tuple[str, int]:
 
 
 def is_named(partition: str, name: str) -> bool:
-    """Whether a name means a partition: as it is, or without what distinguishes a topic from earlier ones of its name,
-    as in ``results@<id>/3`` and ``results/0#<id>``."""
+    """Whether a name means a partition: exactly, or without the mark that distinguishes a topic from earlier ones of
+    its name, as in ``results@<id>/3`` and ``results/0#<id>``."""
     if partition == name or not name:
         return partition == name
     topic, _, number = partition.rpartition("/")
@@ -353,7 +353,7 @@ def is_named(partition: str, name: str) -> bool:
 
 
 def _indexes(batch: BatchTrace, message_id: str, source: str, offset: int) -> list[int]:
-    """Which records of a batch an id names."""
+    """The indexes of the records of a batch that an id names."""
     if batch.sender:
         return [
             at
@@ -361,7 +361,7 @@ def _indexes(batch: BatchTrace, message_id: str, source: str, offset: int) -> li
             if (message.offset == offset and is_named(message.source, source))
             or (message.terms is not None and message.terms.id == message_id)
         ]
-    if batch.has_options is None:  # by far not every search looks at every record
+    if batch.has_options is None:  # most searches don't look at every record
         batch.has_options = any(record[5] is not None for record in batch.records)
     found = set[int]()
     if batch.has_options:
@@ -387,7 +387,7 @@ def outcome_in_box(lane: Lane, number: int, *, is_in_box: bool, has_expired: boo
     :param has_expired: whether its time is over
     :param may_collapse: whether it has a collapse key. If not, a retracted one was for an audience that the device left
     """
-    # In order; a message that the device has never got leaves no other trace than its number.
+    # The order matters: a message that the device never got leaves no trace but its number.
     if lane.acked is not None and number <= lane.acked:
         return "acknowledged"
     if count_between(lane.retracted, number - 1, number):

@@ -1,8 +1,7 @@
 """Which ready sockets an event loop serves in one turn, and how long a turn may count. Pure.
 
-A loop that serves all of them does nothing else meanwhile: when ten thousand devices lose their network at once,
-nothing else is served for half a second. So a turn is bounded, and sockets whose peer is gone come last: no client
-waits for them.
+A loop that serves all of them does nothing else meanwhile: when ten thousand devices lose their network at once, that
+takes half a second. So a turn is bounded, and sockets whose peer has disconnected come last: no client waits for them.
 
 The ready sockets are in a queue of the kernel, which returns the first ones and requeues them at the end if they are
 still ready afterwards. So every live socket that it returns must be served in this turn, or it would lose its turn.

@@ -1,8 +1,8 @@
-"""A device's request for an upgrade, and a short way to read one. Pure.
+"""A device's upgrade request, and a fast path to read one. Pure.
 
-Nearly every device sends the whole head of its request at once and in the plainest form. :func:`recognize` reads that
-form and no other. A head that it does not recognize is not wrong: Tornado parses it, and the same rules judge it.
-``tests/rules/test_upgrade_request.py`` compares the two: what is recognized has the same meaning to Tornado.
+Nearly every device sends the whole head of its request at once and in the plainest form. :func:`recognize` reads only
+that form. A head that it does not recognize is not invalid: Tornado parses it, and the same rules apply.
+``tests/rules/test_upgrade_request.py`` checks that Tornado reads every recognized head in the same way.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ _NOT_PLAIN: Final = frozenset({"content-length", "transfer-encoding", "expect"})
 
 
 class UpgradeRequest(NamedTuple):
-    """The parts of an upgrade request that decide on it, from any parser.
+    """The parts of an upgrade request that its answer depends on, from any parser.
 
     :ivar arguments: the query's, decoded
     :ivar headers: looked up by names in lower case; the values of a repeated field are joined with commas
-    :ivar host: which one the client has asked for
+    :ivar host: the host that the client has requested
     """
 
     arguments: Mapping[str, Sequence[bytes]]
@@ -46,8 +46,8 @@ class Recognized(NamedTuple):
 
 
 def recognize(received: bytes) -> Recognized | None:
-    """The request whose head is all there, if it has the plain form: ASCII, nothing escaped in the query, no field
-    twice, one Host, no body. None: it needs a parser."""
+    """Read a complete head in the plain form: ASCII, no escapes in the query, no repeated field, one Host, no body.
+    None: it needs a parser."""
     found = _HEAD.match(received)
     if found is None or found.end() > MAX_HEAD_BYTES:
         return None

@@ -23,9 +23,9 @@ a challenge. A device that was power-cycled sends the second stream, and nothing
 
 @dataclass(frozen=True, slots=True)
 class AudioLimits:
-    """What every upload, and every utterance over a WebSocket, may take.
+    """The limits of every upload, and of every utterance over a WebSocket.
 
-    :ivar raw: what samples are where the Content-Type leaves it open
+    :ivar raw: the format of samples whose Content-Type does not specify it
     :ivar max_bytes: of a body
     :ivar idle_timeout_s: without a byte
     :ivar upload_timeout_s: in all, not counting the time in which the device is held back
