@@ -92,6 +92,7 @@ setup(
         "cocoa_tornado.relay",
         "cocoa_tornado.routing",
         "cocoa_tornado.rules",
+        "cocoa_tornado.service",
         "cocoa_tornado.settings",
         "cocoa_tornado.speech",
         "cocoa_tornado.web",

@@ -31,7 +31,7 @@ from cocoa_tornado.identity.minting import TokenRequest, mint
 from cocoa_tornado.rules.handoff import size_of
 from cocoa_tornado.rules.identity import TokenPolicy
 from cocoa_tornado.rules.records import Record, decode
-from cocoa_tornado.service import Gateway
+from cocoa_tornado.service.gateway import Gateway
 from cocoa_tornado.settings import Settings
 
 SECRET = "a secret of thirty-two bytes, or more"
@@ -93,7 +93,7 @@ class Sink:
     """Passes batches to the gateway as one partition of a broker does."""
 
     def __init__(self, gateway: Gateway) -> None:
-        self._sink, self._offset = gateway._sink, 0
+        self._sink, self._offset = gateway.wiring.router, 0
 
     def __call__(self, batch: list[Record], size: int = 0) -> None:
         """:param size: of the batch, which a broker's thread knows; 0: it is not known"""
@@ -199,13 +199,14 @@ async def compare_traces(devices: int, rounds: int, seconds: float, mailbox: str
         name: await start(devices, mailbox, **admin, **settings)
         for name, settings in (("with", {"trace_bytes": trace_bytes}), ("without", {"trace_bytes": 0}))
     }
+    memory = started["with"][0].parts.memory
     collect_less_often()  # as cocoa serve does
     for each in (1, 10):
         records = values(devices, each)
         now_ms = int(time.time() * 1000)
         size = size_of([item for key, value in records if isinstance(item := decode(key, value, now_ms), Record)])
         turns = {name: whole_turn(Sink(gateway), records, size) for name, (gateway, _) in started.items()}
-        while started["with"][0]._memory is not None and started["with"][0]._memory.size < trace_bytes * 0.9:
+        while memory is not None and memory.size < trace_bytes * 0.9:
             await turns["with"]()
         ratios = []
         for number in range(rounds):

@@ -18,8 +18,8 @@ from cocoa_tornado.asking import ask
 from cocoa_tornado.errors import SettingError
 from cocoa_tornado.handover.sockets import Meeting
 from cocoa_tornado.rules.supervision import DRAIN_MARGIN_S, LEAVE_S
-from cocoa_tornado.service import Gateway, run
-from cocoa_tornado.service import check as check_gateway
+from cocoa_tornado.service.gateway import Gateway, run
+from cocoa_tornado.service.gateway import check as check_gateway
 from cocoa_tornado.settings import Settings
 from cocoa_tornado.settings.sources import Loaded, check_named_files, load
 from cocoa_tornado.systemd import Notifier
@@ -66,7 +66,7 @@ class Orders:
 
 
 def check(settings: Settings) -> None:
-    """See :func:`cocoa_tornado.service.check`."""
+    """See :func:`cocoa_tornado.service.gateway.check`."""
     asyncio.run(check_gateway(settings))
 
 

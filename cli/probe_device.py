@@ -294,7 +294,7 @@ def _make_session(request: Request) -> Session:
 def _publisher(request: Request, servers: list[str]) -> KafkaPublisher:
     """A publisher to the brokers that uses the gateway's settings for TLS and SASL."""
     from cocoa_tornado.probe.delivery import KafkaPublisher
-    from cocoa_tornado.service_parts import kafka_security
+    from cocoa_tornado.service.parts import kafka_security
 
     settings = load_settings(request.config, {"broker": request.broker}, with_keys=False).settings
     return KafkaPublisher(servers, request.results_topic, request.timeout_s, kafka_security(settings))

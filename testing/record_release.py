@@ -36,7 +36,7 @@ from cocoa_tornado.mailboxes.redis import RedisMailbox
 from cocoa_tornado.mailboxes.sqlite import SqliteMailbox
 from cocoa_tornado.rules.box import BoxLimits
 from cocoa_tornado.rules.identity import TokenPolicy
-from cocoa_tornado.service import Gateway
+from cocoa_tornado.service.gateway import Gateway
 from cocoa_tornado.settings import Settings
 
 from .redis_server import RedisServer

@@ -24,7 +24,7 @@ from cocoa_tornado.relay.messages import RelayMessage
 from cocoa_tornado.relay.port import Relay
 from cocoa_tornado.rules.identity import TokenPolicy
 from cocoa_tornado.rules.labels import LABELS
-from cocoa_tornado.service import Gateway
+from cocoa_tornado.service.gateway import Gateway
 from cocoa_tornado.settings import Settings
 from cocoa_tornado.speech.port import SpeechEngine
 from cocoa_tornado.web.turns import loop_clock

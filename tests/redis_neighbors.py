@@ -8,7 +8,7 @@ from cocoa_tornado.presence.grants import SlotLimits
 from cocoa_tornado.presence.port import Presence, PresenceState
 from cocoa_tornado.presence.redis import RedisPresence
 from cocoa_tornado.relay.port import Relay
-from cocoa_tornado.service import Gateway
+from cocoa_tornado.service.gateway import Gateway
 from testing.redis_server import RedisServer
 from testing.waiting import eventually
 

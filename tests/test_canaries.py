@@ -43,8 +43,8 @@ FAST: dict[str, Any] = {"canary_interval_s": 0.05}
 
 
 def canaries_of(harness: Harness) -> Canaries:
-    assert harness.gateway.canaries is not None
-    return harness.gateway.canaries
+    assert harness.gateway.parts.canaries is not None
+    return harness.gateway.parts.canaries
 
 
 async def arrived(harness: Harness, more: int = 6) -> None:
@@ -81,7 +81,7 @@ async def ask(harness: Harness, method: str, target: str, body: bytes = b"") -> 
 
 async def test_they_are_off_by_default() -> None:
     harness = await Harness.start()
-    assert harness.gateway.canaries is None
+    assert harness.gateway.parts.canaries is None
     assert json.loads((await harness.http("GET", "/api/v1/ready")).body)["parts"]["canary"] == {
         "ok": True,
         "state": "off",

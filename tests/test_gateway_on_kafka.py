@@ -20,8 +20,8 @@ from cocoa_tornado.brokers.kafka import KafkaBroker
 from cocoa_tornado.brokers.kafka_reading import Reading
 from cocoa_tornado.brokers.port import BrokerState, Decoder
 from cocoa_tornado.rules import canaries
-from cocoa_tornado.service import Gateway
-from cocoa_tornado.service_options import kafka_options
+from cocoa_tornado.service.gateway import Gateway
+from cocoa_tornado.service.options import kafka_options
 from cocoa_tornado.settings import Settings
 from testing.kafka_admin import committed_offset, create_topic, forbid_writing, read_all, writer
 from testing.kafka_server import SASL_PASSWORD, SASL_USER, KafkaServer, TansuServer

@@ -310,6 +310,7 @@ PACKAGES = {
     "probe",
     "relay",
     "routing",
+    "service",
     "web",
     "workers",
 }

@@ -24,7 +24,7 @@ from cocoa_tornado.mailboxes.port import Mailbox, MailboxState
 from cocoa_tornado.mailboxes.redis import RedisMailbox
 from cocoa_tornado.mailboxes.sqlite import SqliteMailbox
 from cocoa_tornado.rules.box import BoxLimits
-from cocoa_tornado.service import Gateway
+from cocoa_tornado.service.gateway import Gateway
 from cocoa_tornado.settings import Settings
 from testing.redis_server import RedisServer
 from testing.releases import (

@@ -48,7 +48,7 @@ async def has_sound_canaries(*gateways: Harness) -> None:
     goals = [each.routed + 4 for each in counters]
     await eventually(lambda: all(each.routed >= goal for each, goal in zip(counters, goals, strict=True)))
     for gateway in gateways:
-        awaited = gateway.gateway.canaries._watch._awaited  # type: ignore[union-attr]
+        awaited = gateway.gateway.parts.canaries._watch._awaited  # type: ignore[union-attr]
         so_far = set(awaited)
         await eventually(lambda: so_far.isdisjoint(awaited))  # noqa: B023  # called at once
     assert [(each.leaked, each.lost) for each in counters] == [(0, 0)] * len(counters)

@@ -92,5 +92,7 @@ async def test_many_streams_at_once_are_never_mixed_up(site: Site, streams: int,
         [heard] = await hearing[device].hears(1)
         message = json.loads(heard)
         assert (message["device_id"], message["session_id"], message["text"]) == (device, session, text)
-    await eventually(lambda: gateway.gateway.transcriber is not None and not len(gateway.gateway.transcriber))
+    await eventually(
+        lambda: gateway.gateway.wiring.transcriber is not None and not len(gateway.gateway.wiring.transcriber)
+    )
     assert [len(hearing[device].heard) for device in devices] == [1] * streams

@@ -38,7 +38,7 @@ IN_MEMORY = pytest.mark.parametrize("neighbors", ["memory"], indirect=True)
 def shorten_challenges(*harnesses: Harness) -> None:
     """For tests in which somebody stays silent."""
     for harness in harnesses:
-        live = harness.gateway.live
+        live = harness.gateway.parts.live
         live.now = dataclasses.replace(live.now, slots=dataclasses.replace(live.now.slots, challenge_s=0.3))
 
 
@@ -355,7 +355,7 @@ async def test_with_a_mailbox_a_message_that_is_forwarded_does_not_arrive_after_
         Record("doll", record % b"now", 0, options=now),
         Record("doll", record % b"later", 0),
     ]
-    a.gateway._sink(Batch(batch, lambda: None, [0, 1, 2], [("results/0", 3)]))
+    a.gateway.wiring.router(Batch(batch, lambda: None, [0, 1, 2], [("results/0", 3)]))
     assert await texts_of(doll, 1) == ["later"]
     await eventually(lambda: bool(held))
     send(b.gateway.presence.lease.server, held[0])

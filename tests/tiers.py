@@ -49,6 +49,7 @@ PURE: Final = (
         for name in ("between", "credentials", "judge", "judge_speech", "recording", "report", "target")
     ),
     "probe/test_wire.py",
+    "service/test_closing.py",
     *(f"speech/test_{name}.py" for name in ("engines", "memory_budget", "segmenter", "wire", "worker")),
     *(f"test_{name}.py" for name in ("asking", "conf", "counters", "hub", "layers", "metrics")),
     *(f"test_settings{part}.py" for part in ("", "_any_text", "_checks", "_options", "_sources")),

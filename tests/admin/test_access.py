@@ -77,8 +77,8 @@ async def test_every_endpoint_asks_for_its_scope(start_admin: StartAdmin) -> Non
 @pytest.mark.usefixtures("no_limit")
 async def test_every_endpoint_asks_for_its_scope_on_a_port_of_its_own(start_admin: StartAdmin) -> None:
     gateway = await start_admin(admin_port=0)
-    assert gateway.gateway.admin_port not in (0, gateway.port)
-    await check_every_endpoint(gateway, gateway.gateway.admin_port)
+    assert gateway.gateway.parts.listeners.admin_port not in (0, gateway.port)
+    await check_every_endpoint(gateway, gateway.gateway.parts.listeners.admin_port)
 
 
 async def assert_unknown(gateway: Harness, port: int, method: str, path: str) -> None:
@@ -109,7 +109,7 @@ async def test_with_a_port_of_its_own_every_path_is_unknown_on_the_other(start_a
     for path in PATHS:
         await assert_unknown(gateway, gateway.port, "GET", path)
     for target in ("/ws", "/metrics", "/api/v1/health", "/api/v1/ready", "/api/v1/auth/token"):
-        assert (await send(gateway, "GET", target, None, port=gateway.gateway.admin_port)).status == 404
+        assert (await send(gateway, "GET", target, None, port=gateway.gateway.parts.listeners.admin_port)).status == 404
 
 
 async def test_no_page_of_another_origin_may_ask(start_admin: StartAdmin) -> None:
@@ -201,9 +201,8 @@ async def test_too_many_wrong_tokens_of_one_address_are_a_429_for_it_and_for_no_
     start_admin: StartAdmin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gateway = await start_admin(trusted_proxies=(ip_network("127.0.0.0/8"),))
-    assert gateway.gateway._devices is not None
     now = time.monotonic()
-    monkeypatch.setattr(gateway.gateway._devices, "clock", lambda: now)
+    monkeypatch.setattr(gateway.gateway.wiring.devices, "clock", lambda: now)
     for _ in range(10):
         assert (await guess(gateway, "192.0.2.1", admin_token()[:-4] + "AAAA")).status == 401
     for token in ("rubbish", admin_token()):

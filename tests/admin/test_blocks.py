@@ -55,7 +55,7 @@ async def test_a_block_ends_at_its_time(gateway: Harness, monkeypatch: pytest.Mo
     until = datetime.fromtimestamp(time.time() + 3600, UTC).isoformat()
     assert (await ask(gateway, "PUT", "/devices/doll/block", {"until": until}))[1]["until"] == until
     assert (await gateway.upgrade(gateway.token("doll"))).response.status == 403
-    blocked = gateway.gateway.blocks.blocked
+    blocked = gateway.gateway.parts.blocks.blocked
     assert blocked.holds("doll", time.time() + 3599)
     assert not blocked.holds("doll", time.time() + 3601)
 
@@ -69,7 +69,7 @@ async def test_an_invalid_time_is_a_400(gateway: Harness, until: object) -> None
         400,
         {"message": "Invalid until"},
     )
-    assert not gateway.gateway.blocks.blocked.until
+    assert not gateway.gateway.parts.blocks.blocked.until
 
 
 @pytest.mark.parametrize("mailbox", ["none://", "sqlite:///"])

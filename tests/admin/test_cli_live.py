@@ -31,7 +31,7 @@ CONNECTED = '{"event":"connected","at":"2030-01-01T10:00:00Z","server":"a","devi
 async def watching(gateway: Harness, *arguments: str, **options: str) -> asyncio.Task[Result]:
     """The command, once the gateway has noticed that it watches."""
     running = asyncio.ensure_future(run(gateway, "tail", *arguments, **options))
-    await eventually(lambda: running.done() or len(gateway.gateway._watchers or ()) == 1)
+    await eventually(lambda: running.done() or len(gateway.gateway.wiring.admin.watchers) == 1)
     return running
 
 

@@ -139,7 +139,7 @@ async def test_a_slow_watcher_learns_how_many_events_it_has_lost_and_slows_no_de
 
 
 async def test_a_watcher_that_leaves_is_forgotten_at_once(gateway: Harness) -> None:
-    live = gateway.gateway._devices.events.live  # type: ignore[union-attr]  # it has started
+    live = gateway.gateway.wiring.devices.events.live
     for leave in ("reset", "close"):
         stream = await EventStream.open(gateway)
         assert len(live.sinks) == 1
@@ -154,7 +154,7 @@ async def test_there_are_so_many_watchers_and_no_more(gateway: Harness) -> None:
     assert int(refused.response.headers["retry-after"]) > 0
     await refused.end()
     await streams.pop().end()
-    await eventually(lambda: len(gateway.gateway._watchers or ()) < MAX_WATCHERS)
+    await eventually(lambda: len(gateway.gateway.wiring.admin.watchers) < MAX_WATCHERS)
     streams.append(await EventStream.open(gateway))
     for stream in streams:
         await stream.end()
@@ -171,7 +171,7 @@ async def test_a_stream_ends_when_its_token_does(gateway: Harness, monkeypatch: 
 async def test_a_stream_ends_when_its_key_is_removed(gateway: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cocoa_tornado.admin.event_handlers.HEARTBEAT_S", 0.05)
     stream = await EventStream.open(gateway)
-    live = gateway.gateway.live
+    live = gateway.gateway.parts.live
     live.now = replace(live.now, admin_keys=None)
     assert await stream.next() is None
     assert stream.comments[-1] == "the token is no longer valid"
@@ -236,7 +236,7 @@ async def test_when_the_last_watcher_leaves_the_other_servers_send_no_more(
 ) -> None:
     monkeypatch.setattr("cocoa_tornado.admin.subscribers.LEASE_S", 0.2)
     a, b = two_admins
-    there = b.gateway._devices.events.live  # type: ignore[union-attr]  # it has started
+    there = b.gateway.wiring.devices.events.live
     stream = await EventStream.open(a)
     assert len(there.sinks) == 1
     await stream.end()
@@ -248,7 +248,7 @@ async def test_a_subscription_is_renewed_as_long_as_an_operator_watches(
 ) -> None:
     monkeypatch.setattr("cocoa_tornado.admin.watchers.RENEW_S", 0.05)
     a, b = two_admins
-    there = b.gateway._devices.events.live  # type: ignore[union-attr]  # it has started
+    there = b.gateway.wiring.devices.events.live
     stream = await EventStream.open(a)
     for sink in there.sinks:
         there.discard(sink)

@@ -179,7 +179,7 @@ async def test_what_says_more_of_a_device_counts() -> None:
 
 async def test_expired_before_it_was_routed(gateway: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     await gateway.raw("doll")
-    router = gateway.gateway._sink
+    router = gateway.gateway.wiring.router
     monkeypatch.setattr(router._local, "_wall_clock", lambda: 9e9)
     await publish(gateway, {"device": "doll"}, id="m", ttl=1)
     await becomes(gateway, "m", {"doll": "expired"})
@@ -387,7 +387,7 @@ async def test_a_record_that_is_read_again_is_looked_for_in_the_box(start_admin:
     gateway = await start_admin(mailbox="memory://", server_name="here", trace_bytes=6_000)
     found = [Record("doll", b'{"n":%d}' % number, 1_000 + number) for number in range(3)]
     for _ in range(10):  # the first reading, which has stored them, is forgotten
-        gateway.gateway._sink(Batch(found, offsets=range(3), sources=[("results/0", 3)]))
+        gateway.gateway.wiring.router(Batch(found, offsets=range(3), sources=[("results/0", 3)]))
         await asyncio.sleep(0)
     body = await becomes(gateway, "results/0/2", {"doll": "waiting"})
     assert "stored" not in steps(body)
@@ -418,7 +418,7 @@ async def test_superseded(two_admins: Two, monkeypatch: pytest.MonkeyPatch) -> N
     """The device leaves while its message is under way to its server."""
     a, b = two_admins
     await b.raw("doll")
-    take = b.gateway._sink._local.take
+    take = b.gateway.wiring.router._local.take
 
     def take_late(*arguments: Any) -> None:
         for client in list(b.gateway.hub.clients_of("doll")):
@@ -426,7 +426,7 @@ async def test_superseded(two_admins: Two, monkeypatch: pytest.MonkeyPatch) -> N
             client.cut()
         take(*arguments)
 
-    monkeypatch.setattr(b.gateway._sink._local, "take", take_late)
+    monkeypatch.setattr(b.gateway.wiring.router._local, "take", take_late)
     await publish(a, {"device": "doll"}, id="m")
     await becomes(a, "m", {"doll": "superseded"})
 
@@ -448,7 +448,7 @@ async def test_it_costs_no_call_per_message(start_admin: StartAdmin) -> None:
         batch = Batch(found, offsets=range(records), sources=[("results/0", records)])
         sys.setprofile(count)
         try:
-            gateway.gateway._sink(batch)
+            gateway.gateway.wiring.router(batch)
         finally:
             sys.setprofile(None)
         await asyncio.sleep(0)

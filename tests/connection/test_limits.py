@@ -5,7 +5,7 @@ from __future__ import annotations
 from cocoa_tornado.connection.limits import DeviceLimits
 from cocoa_tornado.connection.making_room import OutboxLimits
 from cocoa_tornado.rules.rate import RateLimit
-from cocoa_tornado.service_options import device_limits
+from cocoa_tornado.service.options import device_limits
 from cocoa_tornado.settings import Settings
 
 

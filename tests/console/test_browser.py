@@ -25,7 +25,7 @@ PAGES: Final = ("", "devices", "devices/doll", "tail", "trace", "trace/m1", "sen
 
 
 def link(gateway: Harness, *scopes: str) -> str:
-    port = gateway.gateway.admin_port or gateway.port
+    port = gateway.gateway.parts.listeners.admin_port or gateway.port
     return f"http://127.0.0.1:{port}/#token={admin_token(*scopes)}"
 
 
@@ -179,7 +179,9 @@ async def test_an_answer_leaves_focus_selection_and_what_is_open_where_they_are(
 async def ask_port(gateway: Harness, method: str, target: str, body: object = None) -> Any:
     """One request to the admin API on its own port."""
     data = b"" if body is None else json.dumps(body).encode()
-    response = await send(gateway, method, BASE + target, admin_token(), data, gateway.gateway.admin_port)
+    response = await send(
+        gateway, method, BASE + target, admin_token(), data, gateway.gateway.parts.listeners.admin_port
+    )
     return json.loads(response.body)
 
 

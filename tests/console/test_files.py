@@ -111,7 +111,7 @@ async def test_with_a_port_of_its_own_it_is_there_only_and_may_connect_to_the_de
     start_admin: StartAdmin,
 ) -> None:
     gateway = await start_admin(admin_port=0)
-    own = gateway.gateway.admin_port
+    own = gateway.gateway.parts.listeners.admin_port
     for path in PATHS:
         await assert_unknown(gateway.port, path)
         assert (await get(own, path)).status == 200

@@ -41,7 +41,7 @@ JOURNAL: Final = "document.querySelector('.journal').innerText"
 
 async def opened(page: Page, gateway: Harness, host: str = "127.0.0.1") -> None:
     """Sign in, and go to the page."""
-    port = gateway.gateway.admin_port or gateway.port
+    port = gateway.gateway.parts.listeners.admin_port or gateway.port
     await page.go(f"http://{host}:{port}/#token={admin_token()}")
     await page.until("document.querySelector('nav') !== null")
     await page.evaluate("location.hash = '#/try'")

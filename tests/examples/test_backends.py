@@ -12,7 +12,7 @@ import pytest
 from confluent_kafka import Producer
 from websockets.asyncio.client import ClientConnection
 
-from cocoa_tornado.service import Gateway
+from cocoa_tornado.service.gateway import Gateway
 from cocoa_tornado.settings import Settings
 from testing.kafka_admin import create_topic, read_all
 from testing.kafka_server import KafkaServer

@@ -330,8 +330,7 @@ async def test_a_body_of_just_the_limit_passes_and_one_byte_more_is_413(gateway:
 
 @pytest.mark.gen_test
 async def test_bodies_have_a_bound_together_beyond_which_they_are_503(gateway: Harness) -> None:
-    web = gateway.gateway._web
-    assert web is not None
+    web = gateway.gateway.wiring.web
     web.bodies.limit = 2 * PublishHandler.max_body_bytes
     chunked = head(f"POST {PUBLISH_PATH}", bearer(gateway) + "Transfer-Encoding: chunked\r\n")
     holding = [await gateway.dial() for _ in range(2)]
@@ -353,8 +352,7 @@ async def test_bodies_have_a_bound_together_beyond_which_they_are_503(gateway: H
 
 @pytest.mark.gen_test
 async def test_a_stranger_reserves_nothing(gateway: Harness) -> None:
-    web = gateway.gateway._web
-    assert web is not None
+    web = gateway.gateway.wiring.web
     for path in (TOKEN_PATH, PUBLISH_PATH, AUDIO_PATH, "/nowhere", "/api/v1/health"):
         device = await gateway.dial()
         device.writer.write(head(f"POST {path}", f"Content-Length: {8 * MIB}\r\n") + PIECE)

@@ -36,7 +36,7 @@ async def test_a_device_that_falls_silent_on_the_wire_has_ended_its_utterance(st
     device = await gateway.connect("doll")
     await device.send(b"hello")
     assert (await hear(device))["text"] == "hello"
-    transcriber = gateway.gateway.transcriber
+    transcriber = gateway.gateway.wiring.transcriber
     assert transcriber is not None
     assert len(transcriber) == 0
     await device.send(b"again|")
@@ -106,8 +106,7 @@ async def test_audio_that_begins_during_a_drain_is_told_why_it_is_not_heard(star
 async def test_a_long_message_gives_way_to_others(start_gateway: StartGateway) -> None:
     """A message of 512 KiB is taken in slices, with a turn of the loop between them."""
     gateway, _ = await start(start_gateway)
-    devices = gateway.gateway._devices
-    assert devices is not None
+    devices = gateway.gateway.wiring.devices
     assert devices.audio is not None
     turns: list[int] = []
 
@@ -203,7 +202,7 @@ async def test_a_reload_changes_the_patience_with_utterances(start_gateway: Star
 
 def clock_of(gateway: Harness) -> list[float]:
     """Lets a test turn the clock of the device's silence."""
-    transcriber, now = gateway.gateway.transcriber, [1000.0]
+    transcriber, now = gateway.gateway.wiring.transcriber, [1000.0]
     assert transcriber is not None
     transcriber.clock = lambda: now[0]
     return now

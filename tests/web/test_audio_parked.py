@@ -34,8 +34,7 @@ async def start(start_gateway: StartGateway, **settings: Any) -> tuple[Harness, 
     """A gateway with one worker, which hears letters."""
     pool = WorkerPool(PoolOptions("scripted://", workers=1, queue=2, command=COMMAND))
     gateway = await start_gateway(engine=pool, **settings)
-    devices = gateway.gateway._devices
-    assert devices is not None
+    devices = gateway.gateway.wiring.devices
     assert devices.audio is not None
     devices.audio = replace(devices.audio, raw=AudioFormat(), make_segmenter=Letters)
     await eventually(lambda: pool.status().workers == 1, 30)

@@ -56,8 +56,7 @@ class Letters:
 async def start(start_gateway: StartGateway, **settings: Any) -> tuple[Harness, ScriptedEngine]:
     engine = ScriptedEngine()
     gateway = await start_gateway(engine=engine, **settings)
-    devices, transcriber = gateway.gateway._devices, gateway.gateway.transcriber
-    assert devices is not None
+    devices, transcriber = gateway.gateway.wiring.devices, gateway.gateway.wiring.transcriber
     assert transcriber is not None
     assert devices.audio is not None
     devices.audio = replace(devices.audio, raw=AudioFormat(), make_segmenter=Letters)
@@ -191,7 +190,7 @@ async def test_a_device_that_leaves_in_mid_utterance_frees_everything(start_gate
     await eventually(lambda: bool(engine.streams) and engine.stream.fed == b"hel")
     device.reset()
     await eventually(lambda: engine.stream.cancelled)
-    transcriber = gateway.gateway.transcriber
+    transcriber = gateway.gateway.wiring.transcriber
     assert transcriber is not None
     assert len(transcriber) == 0
     assert not gateway.broker.records("transcription.results")

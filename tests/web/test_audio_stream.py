@@ -202,7 +202,7 @@ async def test_raw_samples_that_are_too_long_are_413_before_a_worker_hears_them(
 
 @pytest.mark.gen_test
 async def test_a_wav_that_is_too_long_is_413_before_a_worker_hears_it(bench: Bench) -> None:
-    transcriber = bench.harness.gateway.transcriber
+    transcriber = bench.harness.gateway.wiring.transcriber
     assert transcriber is not None
     limits = replace(transcriber.limits(), max_audio_s=30.0)  # the header claims 31 s
     transcriber.limits = lambda: limits

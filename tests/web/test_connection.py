@@ -184,8 +184,7 @@ async def test_a_drain_waits_for_the_words_of_devices_that_have_left(start_gatew
 async def test_a_drain_ends_devices_whose_words_wait_for_room_which_metrics_show(start_gateway: StartGateway) -> None:
     broker = FullBroker()
     gateway = await start_gateway(broker, buffer_bytes=32 * MIB, inbound_rate=0.0, drain_grace_s=5.0)
-    assert gateway.gateway._devices is not None
-    intake = gateway.gateway._devices.intake
+    intake = gateway.gateway.wiring.devices.intake
     devices = [await gateway.raw(f"doll-{number}") for number in range(12)]
     broker.room.clear()
     for device in devices:  # with a mask of zeros: to mask megabytes in Python takes seconds

@@ -234,7 +234,7 @@ async def test_one_address_cannot_hold_all_places_and_its_devices_do_not_count(
     start_gateway: StartGateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Here this machine counts like any other.
-    monkeypatch.setattr("cocoa_tornado.service_options.LOOPBACK", ())
+    monkeypatch.setattr("cocoa_tornado.service.options.LOOPBACK", ())
     gateway = await start_gateway(max_pending_connections=16, max_connections_per_address=12)
     for number in range(20):
         await gateway.raw(f"doll-{number}")
@@ -254,7 +254,7 @@ async def test_one_address_cannot_hold_all_places_and_its_devices_do_not_count(
 async def test_while_there_is_room_a_fleet_behind_one_address_may_come_all_at_once(
     start_gateway: StartGateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cocoa_tornado.service_options.LOOPBACK", ())
+    monkeypatch.setattr("cocoa_tornado.service.options.LOOPBACK", ())
     gateway = await start_gateway(max_pending_connections=16, max_connections_per_address=2)
     fleet = [await gateway.dial() for _ in range(12)]
     await eventually(lambda: gateway.gateway.http_connections == 12)
@@ -290,7 +290,7 @@ async def test_out_of_descriptors_a_stranger_gives_one_up(
         made[0].setblocking(False)
         return list(made)
 
-    monkeypatch.setattr("cocoa_tornado.service.bind", bind_full)
+    monkeypatch.setattr("cocoa_tornado.service.listeners.bind", bind_full)
     gateway = await start_gateway()
     idle = await gateway.dial()
     assert (await idle.request("GET", "/api/v1/health")).status == 200

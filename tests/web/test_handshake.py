@@ -290,8 +290,8 @@ class SlowKeys:
     def __init__(self, gateway: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
         self.asked, self.answer = asyncio.Event(), asyncio.Event()
         self.answered = 0
-        self._identify = gateway.gateway.keys.identify
-        monkeypatch.setattr(gateway.gateway.keys, "identify", self)
+        self._identify = gateway.gateway.parts.live.now.keys.identify
+        monkeypatch.setattr(gateway.gateway.parts.live.now.keys, "identify", self)
 
     async def __call__(self, token: str, now: float) -> DeviceIdentity:
         self.asked.set()

@@ -70,7 +70,7 @@ async def test_with_the_development_key_no_foreign_name_reads_anything(
 @refuses
 async def test_the_same_on_the_port_of_operators(start_gateway: StartGateway, tmp_path: Path) -> None:
     gateway = await in_development(start_gateway, tmp_path, admin_port=0)
-    port = gateway.gateway.admin_port
+    port = gateway.gateway.parts.listeners.admin_port
     for target in (*CONSOLE, *OPERATORS):
         assert is_refused(await ask(port, target, headers=EVIL)), target
         assert not is_refused(await ask(port, target)), target

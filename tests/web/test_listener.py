@@ -225,7 +225,7 @@ def failing(start_gateway: StartGateway, monkeypatch: pytest.MonkeyPatch) -> lis
             sock.setblocking(False)
         return list(made)
 
-    monkeypatch.setattr("cocoa_tornado.service.bind", bind_failing)
+    monkeypatch.setattr("cocoa_tornado.service.listeners.bind", bind_failing)
     return made
 
 

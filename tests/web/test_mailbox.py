@@ -473,7 +473,7 @@ class Moody(MemoryMailbox):
 @pytest.fixture
 def moody(monkeypatch: pytest.MonkeyPatch) -> Moody:
     mailbox = Moody()
-    monkeypatch.setattr("cocoa_tornado.service.make_mailbox", lambda settings: mailbox)
+    monkeypatch.setattr("cocoa_tornado.service.parts.make_mailbox", lambda settings: mailbox)
     return mailbox
 
 
@@ -530,7 +530,7 @@ async def test_what_another_had_stored_and_not_told_reaches_the_device_when_it_i
     await box_of(gateway).append([Entry("doll", payload, 7, "results/0", 5)])
     done: list[bool] = []
     batch = Batch([Record("doll", payload, 7)], lambda: done.append(True), [5], [("results/0", 1)])
-    gateway.gateway._sink(batch)
+    gateway.gateway.wiring.router(batch)
     assert await hear_texts(device, 1) == ["second"]
     assert done == [True]
     assert await hears_nothing(device)

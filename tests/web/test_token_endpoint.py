@@ -85,8 +85,7 @@ async def test_after_a_while_a_limited_client_may_try_again(
     gateway = await start(start_gateway)
     await use_up(gateway, "192.0.2.1")
     wait_s = int((await ask(gateway, GOOD)).headers["retry-after"])
-    assert gateway.gateway._devices is not None
-    monkeypatch.setattr(gateway.gateway._devices, "clock", lambda: time.monotonic() + wait_s)
+    monkeypatch.setattr(gateway.gateway.wiring.devices, "clock", lambda: time.monotonic() + wait_s)
     assert (await ask(gateway, GOOD)).status == 200
 
 
@@ -115,9 +114,8 @@ async def test_bursts_from_any_number_of_addresses_are_a_bounded_number_of_lines
     start_gateway: StartGateway, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gateway = await start(start_gateway, access_log=False)
-    assert gateway.gateway._devices is not None
     now = time.monotonic()
-    monkeypatch.setattr(gateway.gateway._devices, "clock", lambda: now)
+    monkeypatch.setattr(gateway.gateway.wiring.devices, "clock", lambda: now)
     device = await gateway.dial()
     for client in range(20):
         for _ in range(BURST):

@@ -102,7 +102,7 @@ async def test_nor_has_one_that_finds_its_end_while_it_looks_for_what_is_unread(
 async def test_a_tornado_that_shows_no_progress_of_writes_is_named_once(
     start_gateway: StartGateway, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("cocoa_tornado.service.write_progress_is_visible", lambda: False)
+    monkeypatch.setattr("cocoa_tornado.service.gateway.write_progress_is_visible", lambda: False)
     await start_gateway()
     assert (
         len([record for record in caplog.records if record.name == "cocoa.service" and record.levelname == "WARNING"])

@@ -71,8 +71,8 @@ class Bench:
 
     @property
     def open_streams(self) -> int:
-        assert self.harness.gateway.transcriber is not None
-        return len(self.harness.gateway.transcriber)
+        assert self.harness.gateway.wiring.transcriber is not None
+        return len(self.harness.gateway.wiring.transcriber)
 
     @property
     def outcomes(self) -> dict[str, int]:

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from .brokers.kafka_options import KafkaOptions, record_bytes_for
-from .connection.limits import DeviceLimits
-from .connection.making_room import OutboxLimits
-from .presence.grants import SlotLimits
-from .presence.membership import Timing
-from .rules.box import BoxLimits
-from .rules.buffers import split
-from .rules.crowd import LOOPBACK
-from .rules.rate import RateLimit
-from .rules.seen import WINDOW
-from .rules.upload import AudioLimits
-from .settings.table import MAILBOX_OFF, Settings
-from .transcriber import SpeechLimits
-from .web.listener import ListenerOptions
+from ..brokers.kafka_options import KafkaOptions, record_bytes_for
+from ..connection.limits import DeviceLimits
+from ..connection.making_room import OutboxLimits
+from ..presence.grants import SlotLimits
+from ..presence.membership import Timing
+from ..rules.box import BoxLimits
+from ..rules.buffers import split
+from ..rules.crowd import LOOPBACK
+from ..rules.rate import RateLimit
+from ..rules.seen import WINDOW
+from ..rules.upload import AudioLimits
+from ..settings.table import MAILBOX_OFF, Settings
+from ..transcriber import SpeechLimits
+from ..web.listener import ListenerOptions
 
 
 def box_limits(settings: Settings) -> BoxLimits:
