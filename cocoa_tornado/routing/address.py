@@ -80,6 +80,17 @@ def recipients(address: Address, directory: Directory) -> tuple[str, ...]:
     assert_never(address)  # an unknown address must never mean everyone
 
 
+def most_recipients(address: Address, directory: Directory) -> int:
+    """At least as many as :func:`recipients` would return, without expanding the address."""
+    if isinstance(address, str):
+        return 1
+    if isinstance(address, Devices):
+        return len(address.device_ids)
+    if isinstance(address, User):
+        return len(directory.devices_of_user(address.user_id))
+    return len(directory.devices_of_group(address.name) if isinstance(address, Group) else directory.devices())
+
+
 def bytes_of_names(address: Address) -> int:
     """About the memory that the devices take which an address names or excludes, in bytes; 0 for a single device."""
     if isinstance(address, str):

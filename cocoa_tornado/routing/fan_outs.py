@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..counters import Counters
+from ..counters import Counters, count
 from ..mailboxes.port import FanOutStep
 from ..rules.audiences import address_of
 from ..rules.trace_memory import TraceMemory
@@ -67,6 +67,13 @@ class FanOutDelivery:
             self._send_elsewhere(step, asked, away, holders)
         else:
             holders.add_done_callback(lambda holders: self._send_elsewhere(step, asked, away, holders))
+
+    def drop_step(self, step: FanOutStep) -> None:
+        """There is no room to keep these transient messages until those before them are sent."""
+        device_ids = tuple(step.numbers or ())
+        count(self._counters.dropped, "overflow", len(device_ids))
+        if self._memory is not None:
+            self._memory.note_all(step.payload, step.timestamp_ms, device_ids, "overflow")
 
     def _send_elsewhere(self, step: FanOutStep, asked: Sequence[str], away: Sequence[str], holders: Holders) -> None:
         """

@@ -31,6 +31,7 @@ class InFlight:
     :ivar fan_outs: the indexes of the records that the mailbox fans out
     :ivar deadlines: when the ``ttl`` of its records ends, Unix milliseconds, by index: only of those that have one
     :ivar steps: those of its fan-outs that were stored before it is carried out, by the index of the record
+    :ivar kept: how many devices these have numbers of
     :ivar stored: the numbers of the messages that the mailbox takes; None without a mailbox
     :ivar doorbell: wakes the servers that hold devices as their messages are stored; None if the router has to
     :ivar is_stored: those numbers are known, or storing was given up
@@ -55,6 +56,7 @@ class InFlight:
         "is_given_up",
         "is_spread",
         "is_stored",
+        "kept",
         "lease",
         "messages",
         "receipt",
@@ -80,6 +82,7 @@ class InFlight:
         self._numbers: BatchNumbers | None = None  # until they are asked for: each device's are looked up then
         self.deadlines: Mapping[int, int] = _NO_DEADLINES
         self.steps: dict[int, list[FanOutStep]] = {}
+        self.kept = 0
         self.stored: asyncio.Future[list[int | None]] | None = None
         self.is_stored = self.is_given_up = False
         self.doorbell: Doorbell | None = None
@@ -116,10 +119,14 @@ class InFlight:
             self._numbers = BatchNumbers(self.batch.records, self.to_append, self.stored, self.steps)
         return self._numbers
 
-    def take(self, step: FanOutStep) -> bool:
+    def take(self, step: FanOutStep, room: int) -> bool:
         """Keep a step until the batch is carried out, so that it keeps its place among the batch's messages. False: it
         belongs to no fan-out that was recorded with this batch. If the batch reads a record again whose fan-out is
-        under way, its steps don't wait for the batch, which may itself wait for fan-outs."""
+        under way, its steps don't wait for the batch, which may itself wait for fan-outs.
+
+        :param room: for so many devices. If there is less, the numbers of the fan-out are forgotten: its audience
+            will look into their boxes instead. Transient messages, which are in no box, are dropped
+        """
         candidates, stored = self._fan_outs_by_content.get((step.timestamp_ms, step.payload)), self.stored
         if candidates is None or stored is None or not stored.done() or stored.cancelled() or stored.exception():
             return False
@@ -130,10 +137,23 @@ class InFlight:
         found = [at for at in candidates if records[at].address == address]
         if found:
             at = next((at for at in found if at not in self.steps), found[0])
-            self.steps.setdefault(at, []).append(step)
-            if self._numbers is not None:
-                self._numbers.add(at, step)
+            self._keep(at, step, room)
         return bool(found)
+
+    def _keep(self, at: int, step: FanOutStep, room: int) -> None:
+        steps, fits = self.steps.setdefault(at, []), len(step.numbers or ()) <= room
+        if step.is_transient:
+            steps.append(step if fits else step._replace(numbers=None))
+        elif fits and all(earlier.numbers is not None for earlier in steps):
+            steps.append(step)
+        else:
+            self.kept -= sum(len(earlier.numbers or ()) for earlier in steps)
+            steps[:] = [step._replace(numbers=None)]
+            if self._numbers is not None:
+                self._numbers.forget(at)
+        self.kept += len(steps[-1].numbers or ())
+        if self._numbers is not None:
+            self._numbers.add(at, steps[-1])
 
 
 def entries_of(flight: InFlight) -> list[Entry | FanOut]:

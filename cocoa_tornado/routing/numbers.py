@@ -64,6 +64,10 @@ class BatchNumbers:
         if step.numbers is not None:
             self._given.setdefault(at, []).append(step.numbers)
 
+    def forget(self, at: int) -> None:
+        """The steps of the fan-out with this index."""
+        self._given.pop(at, None)
+
     def first(self, after: int, device_id: str, lane: LaneName, directory: Directory | None) -> int | None:
         """The number of a device's first message in a lane behind the record with the index ``after``; 0: it is not
         known; None: there is none.

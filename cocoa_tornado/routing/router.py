@@ -36,12 +36,13 @@ from .plan import (
     to_append,
     without_recipient,
 )
-from .portions import portions
+from .portions import is_for_single_devices, portions
 from .round_trips import RoundTrips
 from .stored import StoredDelivery
 
 MOST_MESSAGES: Final = 100_000
-"""In flight: 7 MB. Behind the batch that reaches it, batches wait as they were read, within the broker's bounds."""
+"""In flight: 7 MB. Behind the portion that reaches it, batches wait as they were read, within the broker's bounds.
+Also of the devices whose numbers are kept for batches in flight that wait: 20 MB."""
 
 
 class Router:
@@ -97,6 +98,7 @@ class Router:
         self._memory = memory
         self._hub, self._counters, self._presence = hub, counters, presence
         self._mailbox, self._round_trips = mailbox, round_trips
+        self._expands_batches = mailbox is not None or has_neighbors  # otherwise, its records one by one
         self._wall_clock = wall_clock
         self._connected = hub.connected
         taken = TakenOffsets() if has_neighbors and mailbox is None else None
@@ -123,17 +125,13 @@ class Router:
         return f"<Router {len(self._in_flight) + len(self._held)} batches in flight>"
 
     def __call__(self, batch: Batch) -> None:
-        fault: Exception | None = None
-        for portion in [batch] if self._mailbox is None else portions(batch):
-            if self._held or self._has_to_hold():
-                self._held.append(portion)
-                continue
-            try:
-                self._begin(portion)
-            except Exception as error:  # it costs the other portions nothing
-                fault = error
-        if fault is not None:
-            raise fault
+        if self._held or self._has_to_hold():
+            self._held.append(batch)
+        elif self._expands_batches and not is_for_single_devices(batch):
+            self._held.append(batch)
+            self._route_held()
+        else:
+            self._begin(batch)
 
     def _has_to_hold(self) -> bool:
         """Whether the next batch waits without being expanded: it may have a thousand times as many messages as
@@ -176,6 +174,9 @@ class Router:
         try:
             while self._held and not self._has_to_hold():
                 batch = self._held.popleft()
+                if self._expands_batches:  # as late as possible: by now, more devices may have connected
+                    batch, *rest = portions(batch, self._hub, has_mailbox=self._mailbox is not None)
+                    self._held.extendleft(reversed(rest))
                 try:
                     self._begin(batch)
                 except Exception:
@@ -229,8 +230,11 @@ class Router:
 
     def on_step(self, step: FanOutStep) -> None:
         """The mailbox has stored some messages of a fan-out."""
+        room = MOST_MESSAGES - sum(flight.kept for flight in self._in_flight)
         for flight in self._in_flight:
-            if flight.take(step):
+            if flight.take(step, room):
+                if step.is_transient and len(step.numbers or ()) > room:
+                    self._fan_outs.drop_step(step)
                 return
         self._fan_outs.send_step(step)
 

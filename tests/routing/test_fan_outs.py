@@ -11,6 +11,7 @@ from cocoa_tornado.mailboxes.fan_out_bound import FAN_OUTS_UNDER_WAY
 from cocoa_tornado.mailboxes.memory import MemoryMailbox
 from cocoa_tornado.mailboxes.port import Entry, FanOut, FanOutStep
 from cocoa_tornado.mailboxes.store import FAN_OUT_STEP
+from cocoa_tornado.routing import router as router_module
 from cocoa_tornado.routing.address import Devices, Everyone, Group, User
 from cocoa_tornado.rules.addressing import Options
 from cocoa_tornado.rules.audiences import ALL, of_group, of_user
@@ -18,6 +19,7 @@ from cocoa_tornado.rules.box import BoxLimits
 from cocoa_tornado.rules.records import Record
 from testing.waiting import eventually
 
+from ..clients import FakeClient, connect
 from .test_router import NOW_OR_NEVER, SlowMailbox, Stand, text, texts
 
 pytestmark = pytest.mark.gen_test(timeout=30)
@@ -159,6 +161,46 @@ async def test_a_step_whose_numbers_are_unknown_has_the_audience_look_into_its_b
     assert looks == ["one"]
     stand.router.on_step(step(None, ALL))
     assert sorted(looks) == ["blue", "one", "one", "two"]
+
+
+async def waiting(record: Record, monkeypatch: pytest.MonkeyPatch) -> tuple[Stand, SlowMailbox, FakeClient]:
+    """A fan-out that is recorded, and may keep three devices' numbers, behind a batch that is not stored yet."""
+    monkeypatch.setattr(router_module, "MOST_MESSAGES", 3)
+    mailbox = SlowMailbox()
+    stand = await Stand(mailbox).open()
+    client = connect(stand.hub, groups=["red"])
+    stand.router(stand.batch(text(0)))
+    stand.router(stand.batch(record))
+    await mailbox.store(1)
+    return stand, mailbox, client
+
+
+async def test_the_steps_that_wait_for_earlier_batches_are_bounded_beyond_that_their_audience_looks_into_its_boxes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stand, mailbox, client = await waiting(text(7, Group("red")), monkeypatch)
+    kept = []
+    for numbers in ({"doll": 2, "a": 1}, {"b": 1, "c": 1}, {"d": 1}):
+        stand.router.on_step(step(numbers))
+        kept.append([flight.kept for flight in stand.router._in_flight])
+    assert kept == [[0, 2], [0, 0], [0, 0]]
+    [steps] = stand.router._in_flight[1].steps.values()
+    assert len(steps) == 1
+    assert client.looks == 0
+    await mailbox.store(0)
+    assert (texts(client), client.looks, stand.counters.dropped) == (["0"], 1, {})
+
+
+async def test_transient_steps_that_wait_beyond_that_bound_are_dropped_and_counted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = text(7, Group("red"))._replace(options=Options(ttl_s=0, id="x"))
+    stand, mailbox, client = await waiting(now, monkeypatch)
+    for numbers in ({"doll": 1, "a": 1}, {"b": 1, "c": 1}, {"d": 1}):
+        stand.router.on_step(step(numbers)._replace(options=now.options))
+    assert [flight.kept for flight in stand.router._in_flight] == [0, 3]
+    await mailbox.store(0)
+    assert (texts(client), client.looks, stand.counters.dropped) == (["0", "7"], 0, {"overflow": 2})
 
 
 async def test_a_fan_out_that_is_read_again_has_its_devices_look_and_no_transient_message_is_repeated() -> None:
