@@ -36,6 +36,7 @@ SASL_USER, SASL_PASSWORD = "gateway", "sasl-password-for-tests"
 KEY_PASSWORD = "key-password-for-tests"
 
 # Without records that say nothing, an idle server takes a third less of a core: metadata.max.idle.interval.ms.
+# Records may have timestamps of long ago, which the server would delete within minutes: log.retention.ms.
 SERVER_PROPERTIES = """
 process.roles=broker,controller
 node.id=1
@@ -80,6 +81,7 @@ group.min.session.timeout.ms=1000
 group.consumer.min.heartbeat.interval.ms=100
 group.consumer.heartbeat.interval.ms=500
 log.cleaner.enable=false
+log.retention.ms=-1
 num.network.threads=2
 num.io.threads=2
 background.threads=1
