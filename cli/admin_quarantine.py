@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 from collections.abc import Mapping, Sequence
@@ -12,7 +11,7 @@ import click
 
 from cocoa_tornado.plain_text import quoted
 
-from .admin_client import AdminError, Answer, NotFound
+from .admin_client import AdminError, NotFound
 from .admin_options import Admin, admin_command, note
 from .admin_records import read_whole
 from .terminal import NOTHING, Cell, Row, facts, plain, table, without_controls
@@ -41,15 +40,15 @@ class Place(click.ParamType[tuple[int, int]]):
     "--limit",
     type=click.IntRange(1, MAX_LIMIT),
     metavar="N",
-    help=f"How many records at most, 1 to {MAX_LIMIT:,}.  [default: 100; for a single record, as many as are searched: "
-    f"{MAX_LIMIT:,}]",
+    help=f"How many records of the list at most, 1 to {MAX_LIMIT:,}.  [default: 100]",
 )
 @click.option("--value", "only_value", is_flag=True, help="Print the value of the record, and nothing else.")
 def quarantine(admin: Admin, place: tuple[int, int] | None, limit: int | None, only_value: bool) -> None:
     """List the records that were rejected, or show one.
 
     The newest is the first. AT is when it was put there, FROM the record on its own topic. Values and headers are
-    shown to a token with the scope admin:text. `cocoa admin requeue` puts a record back.
+    shown to a token with the scope admin:text: 16 KiB of each value in the list, 2 MiB of a single one.
+    `cocoa admin requeue` puts a record back.
 
     Exit status 1 if there is no such record.
 
@@ -68,11 +67,16 @@ def quarantine(admin: Admin, place: tuple[int, int] | None, limit: int | None, o
         if not records and not admin.as_json:
             note("No record is in quarantine.")
         return
-    record = _one(admin, place, limit or MAX_LIMIT)
+    if limit is not None:
+        raise click.UsageError("--limit goes without PARTITION/OFFSET.")
+    try:
+        answer = admin.ask("GET", f"/quarantine/{place[0]}/{place[1]}")
+    except NotFound as error:
+        raise _no_record(place) from error
     if only_value:
-        _print_value(record)
+        _print_value(answer.value)
     else:
-        admin.show(Answer(json.dumps(record, ensure_ascii=False, separators=(",", ":")), record), _about(record))
+        admin.show(answer, _about(answer.value))
 
 
 @admin_command("requeue")
@@ -102,17 +106,12 @@ def requeue(admin: Admin, place: tuple[int, int], value: BinaryIO | None) -> Non
     try:
         answer = admin.ask("POST", f"/quarantine/{partition}/{offset}/requeue", body=body or b"")
     except NotFound as error:
-        raise NotFound(f"the quarantine has no record at {partition}/{offset}") from error
+        raise _no_record(place) from error
     admin.show(answer, [plain(answer.value["id"])])
 
 
-def _one(admin: Admin, place: tuple[int, int], limit: int) -> dict[str, Any]:
-    records = admin.ask("GET", "/quarantine", {"limit": limit}).value["records"]
-    for record in records:
-        if (record["partition"], record["offset"]) == place:
-            found: dict[str, Any] = record
-            return found
-    raise NotFound(f"no record at {place[0]}/{place[1]} among the newest {limit:,} of the quarantine")
+def _no_record(place: tuple[int, int]) -> NotFound:
+    return NotFound(f"the quarantine has no record at {place[0]}/{place[1]}")
 
 
 def _print_value(record: Mapping[str, Any]) -> None:
@@ -138,7 +137,7 @@ def _listed(records: Sequence[Mapping[str, Any]]) -> list[str]:
             _source(record),
             plain(record["key"]),
             f"{record['value_bytes']:,}",
-            Cell("yes", "green") if record["requeued"] else "no",
+            _requeued(record),
             plain(record["value"], SHOWN),
         ]
         for record in records
@@ -153,13 +152,17 @@ def _about(record: Mapping[str, Any]) -> list[str]:
         "reason": Cell(plain(record["reason"]), "red"),
         "from": _source(record),
         "key": plain(record["key"]),
-        "requeued": Cell("yes", "green") if record["requeued"] else "no",
+        "requeued": _requeued(record),
     }
     pairs |= {f"header {plain(each['name'])}": plain(each["value"]) for each in record["headers"]}
     pairs |= {f"dropped {plain(name)}": f"{size:,} bytes" for name, size in record["dropped"].items()}
     pairs["bytes"] = f"{record['value_bytes']:,}"
     pairs["value"] = plain(record["value"]) + (" (cut)" if record["is_cut"] else "")
     return facts(pairs)
+
+
+def _requeued(record: Mapping[str, Any]) -> Cell | str:
+    return "unknown" if record["requeued"] is None else Cell("yes", "green") if record["requeued"] else "no"
 
 
 def _source(record: Mapping[str, Any]) -> str:

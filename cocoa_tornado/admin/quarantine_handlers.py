@@ -42,6 +42,7 @@ class QuarantineRow(msgspec.Struct, frozen=True, kw_only=True):
     :ivar value: its text; bytes that are no UTF-8 are replaced. Null without ``admin:text``, or if too much is shown
     :ivar is_cut: there is more of the value than is shown
     :ivar dropped: parts that the quarantine topic did not take, each with its size
+    :ivar requeued: null if that is not known, only for a single record
     """
 
     partition: int
@@ -57,7 +58,7 @@ class QuarantineRow(msgspec.Struct, frozen=True, kw_only=True):
     is_cut: bool
     headers: tuple[HeaderRow, ...]
     dropped: dict[str, int]
-    requeued: bool
+    requeued: bool | None
 
 
 def rows_of(records: Iterable[Quarantined], *, with_text: bool) -> list[QuarantineRow]:
@@ -145,6 +146,25 @@ class QuarantineHandler(AdminHandler):
             # They are in Kafka, whichever server is asked: no answer of another one could be missing.
             body = {"records": rows_of(records, with_text=self.may_see_text), "missing": ()}
             self.answer_struct(200, body)
+
+
+class QuarantinedHandler(AdminHandler):
+    """``GET quarantine/{partition}/{offset}``: one record, with up to ``SHOWN_TOTAL_BYTES`` of its value."""
+
+    @expensive
+    async def get(self, partition: str, offset: str) -> None:
+        where = _number(partition, "partition"), _number(offset, "offset")
+        shown = SHOWN_TOTAL_BYTES if self.may_see_text else 0
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                record = await self.context.broker.quarantined_at(*where, shown)
+        except RecordGone:
+            self.refuse(404, "No such record")
+        except (BrokerError, TimeoutError):
+            refuse_unavailable(self)
+        else:
+            [row] = rows_of([record], with_text=self.may_see_text)
+            self.answer_struct(200, row)
 
 
 class RequeueHandler(AdminHandler):

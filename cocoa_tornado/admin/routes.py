@@ -16,7 +16,7 @@ from .explain import HOLDERS, Here
 from .explain_handlers import ExplainHandler
 from .message_handlers import MessagesHandler
 from .overview import OverviewHandler
-from .quarantine_handlers import QuarantineHandler, RequeueHandler
+from .quarantine_handlers import QuarantinedHandler, QuarantineHandler, RequeueHandler
 from .servers import Servers
 from .subscribers import SUBSCRIBE, Subscribers
 from .token_handlers import DeviceTokenHandler
@@ -42,6 +42,7 @@ def admin_routes(admin: AdminContext) -> Routes:
         (f"{BASE}/messages", MessagesHandler, shared),
         (f"{BASE}/explain", ExplainHandler, shared),
         (f"{BASE}/quarantine", QuarantineHandler, shared),
+        (f"{BASE}/quarantine/([^/]+)/([^/]+)", QuarantinedHandler, shared),
         (f"{BASE}/quarantine/([^/]+)/([^/]+)/requeue", RequeueHandler, shared),
         (f"{BASE}/messages/(.+)", TraceHandler, shared),
         (f"{BASE}/device-token", DeviceTokenHandler, shared),

@@ -118,6 +118,9 @@ class KafkaFacade(ABC):
     async def quarantined(self, limit: int, max_value_bytes: int) -> list[Quarantined]:
         return await self._look_into(lambda: self._quarantine_topic.newest(limit, max_value_bytes))
 
+    async def quarantined_at(self, partition: int, offset: int, max_value_bytes: int) -> Quarantined:
+        return await self._look_into(lambda: self._quarantine_topic.at(partition, offset, max_value_bytes))
+
     async def requeue(self, partition: int, offset: int, judge: Judge) -> str:
         return await self._look_into(lambda: self._quarantine_topic.requeue(partition, offset, judge))
 

@@ -32,6 +32,7 @@ from .port import Judge
 
 READ_S = 8.0  # for all reading of one call
 TURN_S = 5.0  # until the call before it has ended
+MARKER_S = 4.0  # for the search for a marker, where an answer does without
 WINDOW = 3  # offsets to read for each record that is asked for: itself, a marker, and the end of its transaction
 ACKNOWLEDGED_S = TRANSACTION_MS / 1000
 
@@ -57,16 +58,23 @@ class QuarantineTopic:
                 found.take(rows)
             return found.records()
 
+    def at(self, partition: int, offset: int, max_value_bytes: int) -> Quarantined:
+        """See :meth:`~.port.Broker.quarantined_at`."""
+        where = TopicPartition(self._topic, partition)
+        with self._reader() as link:
+            end = self._end(link, where, offset)
+            found = _look(link, where, offset, (offset, offset + 1), time.monotonic() + READ_S)
+            if found is None:
+                raise RecordGone(f"{self._topic}/{partition}/{offset}")
+            record = read_copy(found, max_value_bytes)
+            return record._replace(is_requeued=_has_marker(link, where, offset, (offset + 1, end)))
+
     def requeue(self, partition: int, offset: int, judge: Judge) -> str:
         """See :meth:`~.port.Broker.requeue`."""
+        where = TopicPartition(self._topic, partition)
         with self._reader() as link:
-            where = TopicPartition(self._topic, partition)
-            consumer, deadline = link.consumer, time.monotonic() + READ_S
-            if partition not in self._partitions(link):
-                raise RecordGone(f"{self._topic}/{partition}")
-            end = consumer.end_offsets([where])[where]
-            if not consumer.beginning_offsets([where])[where] <= offset < end:
-                raise RecordGone(f"{self._topic}/{partition}/{offset}")
+            deadline = time.monotonic() + READ_S
+            end = self._end(link, where, offset)
             found = _look(link, where, offset, (offset, end), deadline)
             if found is None:
                 raise RecordGone(f"{self._topic}/{partition}/{offset}")
@@ -93,6 +101,15 @@ class QuarantineTopic:
             raise
         commit(producer)
         return f"{place.topic}/{place.partition}/{place.offset}"
+
+    def _end(self, link: ConsumerLink, where: TopicPartition, offset: int) -> int:
+        """Where the partition of an offset ends. Raises RecordGone if the partition does not have it."""
+        if where.partition not in self._partitions(link):
+            raise RecordGone(f"{self._topic}/{where.partition}")
+        end = int(link.consumer.end_offsets([where])[where])
+        if not link.consumer.beginning_offsets([where])[where] <= offset < end:
+            raise RecordGone(f"{self._topic}/{where.partition}/{offset}")
+        return end
 
     def _partitions(self, link: ConsumerLink) -> set[int]:
         return link.consumer.partitions_for_topic(self._topic) or set()
@@ -149,3 +166,14 @@ def _look(
             if row.offset == offset and marks is None:
                 found = row
     return found
+
+
+def _has_marker(link: ConsumerLink, where: TopicPartition, offset: int, window: tuple[int, int]) -> bool | None:
+    """Whether the window has a marker for the record at an offset; None if it is too long to be read."""
+    try:
+        _look(link, where, offset, window, time.monotonic() + MARKER_S)
+    except AlreadyRequeued:
+        return True
+    except BrokerError:
+        return None
+    return False

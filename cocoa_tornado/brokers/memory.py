@@ -278,16 +278,24 @@ class MemoryBroker:
         )
         return [record._replace(is_requeued=record.offset in self._requeued) for record in newest.records()]
 
-    async def requeue(self, partition: int, offset: int, judge: Judge) -> str:
-        if self._closed:
-            raise BrokerClosed("the broker is closed")
+    async def quarantined_at(self, partition: int, offset: int, max_value_bytes: int) -> Quarantined:
+        found = read_copy(self._copy(partition, offset), max_value_bytes)
+        return found._replace(is_requeued=offset in self._requeued)
+
+    def _copy(self, partition: int, offset: int) -> Row:
         log = self._log(self._quarantine_topic)
         self._requeued = {each for each in self._requeued if each >= log.first}
         if partition or not log.first <= offset < log.end:
             raise RecordGone(f"{self._quarantine_topic}/{partition}/{offset}")
+        return _row(log.records[offset - log.first])
+
+    async def requeue(self, partition: int, offset: int, judge: Judge) -> str:
+        if self._closed:
+            raise BrokerClosed("the broker is closed")
+        row = self._copy(partition, offset)
         if offset in self._requeued:
             raise AlreadyRequeued(f"{self._quarantine_topic}/{partition}/{offset}")
-        back = judge(read_copy(_row(log.records[offset - log.first])))
+        back = judge(read_copy(row))
         headers = {name: value or b"" for name, value in back.headers}
         place = self._log(self._results_topic).end
         published = self.append(self._results_topic, back.key, back.value, headers)

@@ -180,6 +180,15 @@ class Broker(Protocol):
         :param max_value_bytes: longer values are cut
         """
 
+    async def quarantined_at(self, partition: int, offset: int, max_value_bytes: int) -> Quarantined:
+        """One record of the quarantine topic. ``is_requeued`` is None if so many others are behind it that it takes too
+        long to find out.
+
+        Read apart from the consumer. Raises RecordGone, BrokerError.
+
+        :param max_value_bytes: a longer value is cut
+        """
+
     async def requeue(self, partition: int, offset: int, judge: Judge) -> str:
         """Put a quarantined record back on the results topic, once: a record that was requeued is requeued by no server
         again. Return ``<topic>/<partition>/<offset>`` of the new record.

@@ -198,6 +198,15 @@ PATHS: Final[dict[str, Node]] = {
             parameters=[_LIMIT],
         )
     },
+    f"{BASE}/quarantine/{{partition}}/{{offset}}": {
+        "get": _operation(
+            "read",
+            "getQuarantined",
+            "Get one record that was rejected",
+            {"200": answer("The record, with up to 2 MiB of its value", ref("Quarantined"))},
+            parameters=[in_path("partition", whole(), 0), in_path("offset", whole(), 0)],
+        )
+    },
     f"{BASE}/quarantine/{{partition}}/{{offset}}/requeue": {
         "post": _operation(
             "write",

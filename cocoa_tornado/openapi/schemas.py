@@ -196,7 +196,7 @@ SCHEMAS: Final[dict[str, Node]] = {
             "is_cut": flag("There is more of the value"),
             "headers": array(record({"name": text(), "value": nullable(text())})),
             "dropped": mapping(whole(), "Parts that the quarantine topic did not take, with their sizes"),
-            "requeued": flag("It is back on the results topic"),
+            "requeued": nullable(flag("It is back on the results topic; null, for a single record only: not known")),
         }
     ),
     "Reader": record(READER),

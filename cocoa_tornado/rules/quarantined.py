@@ -42,7 +42,7 @@ class Quarantined(NamedTuple):
 
     :ivar headers: those of the rejected record, without the gateway's own
     :ivar value: in a list it may be cut, as may the key and the headers; ``value_bytes`` is the whole length
-    :ivar is_requeued: it was put back on the results topic
+    :ivar is_requeued: it was put back on the results topic; None: not known, only for a single record
     """
 
     partition: int
@@ -53,7 +53,7 @@ class Quarantined(NamedTuple):
     value_bytes: int
     headers: Pairs
     origin: Origin
-    is_requeued: bool = False
+    is_requeued: bool | None = False
 
 
 class Returned(NamedTuple):

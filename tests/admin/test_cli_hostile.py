@@ -125,7 +125,7 @@ def answers_with(text: str) -> dict[str, object]:
             "more": False,
             "missing": [text],
         },
-        "quarantine": {"records": [record]},
+        "quarantine": {**record, "records": [record]},
         "requeue": {"id": text},
     }
 

@@ -219,6 +219,7 @@ async def test_a_record_is_looked_at_corrected_and_sent_again_once(gateway: Harn
             ("requeue", "0/0", "--value", "/dev/null"),
         ),
         *(("quarantine", "a/b"), ("quarantine", "--value"), ("quarantine", "--limit", "0")),
+        ("quarantine", "0/0", "--limit", "5"),
     ],
     ids=" ".join,
 )

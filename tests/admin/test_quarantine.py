@@ -59,6 +59,19 @@ async def test_the_newest_record_comes_first_with_why_and_where_it_was_rejected(
     assert [row["offset"] for row in await listed(gateway, "?limit=1")] == [2]
 
 
+async def test_one_record_is_as_in_the_list_with_more_of_its_value(gateway: Harness) -> None:
+    await reject(gateway, b"{", b"x" * (SHOWN_BYTES + 1))
+    second, first = await listed(gateway)
+    assert (await ask(gateway, "GET", "/quarantine/0/0"))[:2] == (200, first)
+    assert (len(second["value"]), second["is_cut"]) == (SHOWN_BYTES, True)
+    whole = second | {"value": "x" * (SHOWN_BYTES + 1), "is_cut": False}
+    assert (await ask(gateway, "GET", "/quarantine/0/1"))[:2] == (200, whole)
+    without = (await ask(gateway, "GET", "/quarantine/0/1", token=admin_token("admin:read"))).body
+    assert (without["value"], without["value_bytes"], without["is_cut"]) == (None, SHOWN_BYTES + 1, False)
+    await requeue(gateway, 0, GOOD)
+    assert (await ask(gateway, "GET", "/quarantine/0/0")).body == first | {"requeued": True}
+
+
 async def test_text_is_shown_with_its_scope_only(gateway: Harness) -> None:
     await reject(gateway, b"secret words", secret=b"whispered")
     [with_text], [without] = await listed(gateway), await listed(gateway, "", "admin:read")
@@ -112,6 +125,10 @@ async def test_what_is_not_there_is_a_404_and_what_is_no_place_a_400(gateway: Ha
     for path, name in (("x/0", "partition"), ("0/-1", "offset"), ("0/1e3", "offset"), ("0/" + "9" * 20, "offset")):
         answered = await ask(gateway, "POST", f"/quarantine/{path}/requeue")
         assert answered[:2] == (400, {"message": f"Invalid {name}"})
+        answered = await ask(gateway, "GET", f"/quarantine/{path}")
+        assert answered[:2] == (400, {"message": f"Invalid {name}"})
+    for path in ("0/0", "0/5", "7/0"):
+        assert (await ask(gateway, "GET", f"/quarantine/{path}"))[:2] == (404, {"message": "No such record"})
     assert (await ask(gateway, "POST", "/quarantine/7/0/requeue"))[0] == 404
     for limit in ("0", "1001", "x"):
         assert (await ask(gateway, "GET", f"/quarantine?limit={limit}"))[0] == 400
@@ -136,12 +153,15 @@ async def test_what_the_broker_refuses_is_said(
     assert (await requeue(gateway, 0, GOOD))[0] == status
 
 
-async def test_a_broker_that_is_away_is_a_503_for_the_list(gateway: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("method", "path"), [("quarantined", ""), ("quarantined_at", "/0/0")])
+async def test_a_broker_that_is_away_is_a_503_for_the_list_and_for_one_record(
+    gateway: Harness, monkeypatch: pytest.MonkeyPatch, method: str, path: str
+) -> None:
     async def fail(*arguments: object) -> list[Quarantined]:
         raise BrokerError("away")
 
-    monkeypatch.setattr(gateway.gateway.broker, "quarantined", fail)
-    status, _, headers = await ask(gateway, "GET", "/quarantine")
+    monkeypatch.setattr(gateway.gateway.broker, method, fail)
+    status, _, headers = await ask(gateway, "GET", f"/quarantine{path}")
     assert status == 503
     assert "retry-after" in headers
 

@@ -82,7 +82,8 @@ def neighbor(stand: KafkaStand) -> KafkaFacade:
 @pytest.fixture(autouse=True)
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """However loaded the machine is."""
-    monkeypatch.setattr("cocoa_tornado.brokers.kafka_quarantined.READ_S", 60.0)
+    for name in ("READ_S", "MARKER_S"):
+        monkeypatch.setattr(f"cocoa_tornado.brokers.kafka_quarantined.{name}", 60.0)
     monkeypatch.setattr("cocoa_tornado.brokers.kafka_quarantined.ACKNOWLEDGED_S", 60.0)
     monkeypatch.setattr("cocoa_tornado.brokers.kafka_clients.END_MS", 60_000)
     monkeypatch.setattr("cocoa_tornado.brokers.kafka_clients.TRANSACTION_MS", 60_000)
@@ -109,6 +110,8 @@ async def test_the_newest_records_of_all_partitions_come_first(quarantine: Kafka
     newest = records[1]
     assert (newest.value_bytes, newest.key, newest.headers) == (100, b"doll", [("mine", b"1"), ("cocoa.ttl", b"9")])
     assert newest.origin[:4] == ("not_json", "results", 7, 42)
+    assert await broker.quarantined_at(1, 1, 10) == newest
+    assert (await broker.quarantined_at(1, 1, 1000)).value == b"d" * 100
     looked = await asyncio.to_thread(KafkaClients(quarantine.options).look_at, quarantine.quarantine)
     assert looked.oldest_ms == 1_000
     await broker.close(1.0)
@@ -130,6 +133,13 @@ async def test_a_record_is_requeued_once_whichever_server_is_asked_and_after_res
     with pytest.raises(RecordGone):  # the marker
         await other.requeue(0, 2, as_it_is)
     assert [(each.offset, each.is_requeued) for each in await other.quarantined(9, 9)] == [(1, True), (0, False)]
+    assert [(await other.quarantined_at(0, offset, 9)).is_requeued for offset in (0, 1)] == [False, True]
+    for place in ((0, 2), (0, 99), (5, 0)):  # the marker, and places that are none
+        with pytest.raises(RecordGone):
+            await other.quarantined_at(*place, 9)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("cocoa_tornado.brokers.kafka_quarantined.MARKER_S", 0.0)
+        assert (await other.quarantined_at(0, 0, 9)).is_requeued is None
     await other.close(1.0)
 
 
