@@ -1,4 +1,4 @@
-"""The access log: one line a request. The path alone, because the query may hold a token."""
+"""The access log: one line per request. It has the path only, because the query may contain a token."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ log = logging.getLogger("cocoa.access")
 
 
 class AccessLog:
-    """Writes the lines, if they are wanted."""
+    """Writes the lines, if the setting ``access_log`` is on."""
 
     def __init__(self, is_on: bool = True) -> None:
         self._is_on = is_on

@@ -1,7 +1,7 @@
 """The answer to one request, between the application and Tornado's connection.
 
-Three things are decided here, for every route at once: how header names are spelled on the wire, whether the
-connection goes on after the answer, and when a client that waits is told to send its body.
+For every route, this module decides how header names are spelled on the wire, whether the connection stays open after
+the answer, and when a client that expects ``100 Continue`` gets it.
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ SPELLINGS: Final = {
 class Reading(enum.Enum):
     """How much of the request has been read."""
 
-    NO_BODY = "no body"  # the head, and no more is to come; Tornado has yet to say so
-    BODY = "body"  # the head, and there is more
+    NO_BODY = "no body"  # the head, and there is no body; Tornado has yet to report the end
+    BODY = "body"  # the head, and there is a body
     ENDED = "ended"
 
 
 class Answer(HTTPConnection):
-    """An answer may be given at any time. Before the end of the request's body it is an early one: then the rest of
-    the body is not read, and it is the connection's last, as is one to a client that wants no other. The connection is
-    then closed in stages (``lingering.py``), so that the answer arrives.
+    """An answer may be given at any time. Before the end of the request's body it is *early*: the rest of the body is
+    not read, and the answer is the connection's last. So is an answer to a client that asked to close. The connection
+    is then closed in stages (``lingering.py``), so that the answer arrives.
 
-    :ivar body_bytes: of the request, 0 if there is none; None: chunks
+    :ivar body_bytes: length of the request's body, 0 if there is none; None: chunked
     :ivar context: Tornado's, with the client's address
     """
 
@@ -64,9 +64,9 @@ class Answer(HTTPConnection):
         return self._connection.stream
 
     def begin(self, start_line: RequestStartLine, headers: HTTPHeaders, body_bytes: int | None) -> None:
-        """The head of the request has come."""
+        """The head of the request has arrived."""
         self._is_head, self._request_headers, self.body_bytes = start_line.method == "HEAD", headers, body_bytes
-        # As Tornado decides it, which would then go on with the requests that have come behind this one.
+        # As Tornado decides it; it would then continue with pipelined requests.
         wish, is_old = headers.get("Connection", "").lower(), start_line.version == "HTTP/1.0"
         if is_old:
             has_length = body_bytes != 0 or "Content-Length" in headers or start_line.method in ("GET", "HEAD")
@@ -76,7 +76,7 @@ class Answer(HTTPConnection):
         stream = self.stream
         if isinstance(stream, HttpStream) and stream.is_last_request:
             self._is_last = True
-        # Tornado tells everybody to continue who expects it, in its own words.
+        # Tornado would send 100 Continue to every client that expects it, before the request is checked.
         expected = headers.pop("Expect") if "Expect" in headers else ""
         if body_bytes == 0:
             return
@@ -84,7 +84,7 @@ class Answer(HTTPConnection):
         # Or Tornado would refuse a large one by itself, after the answer to it.
         self._connection.set_max_body_size(MAX_BODY_BYTES)
         if is_old and body_bytes is None:
-            # RFC 9112, 6.1: one of the two that speak here, or a proxy, does not know what it says.
+            # RFC 9112, 6.1: the client, or a proxy, may misread the framing of such a request.
             self._is_last = True
         self._client_waits = expected.lower() == "100-continue" and not is_old
 
@@ -106,7 +106,7 @@ class Answer(HTTPConnection):
             self.stream.write(CONTINUE)
 
     def given(self) -> Future[None]:
-        """Done once the answer has been given, or the stream taken."""
+        """Done once the answer was given, or the stream was detached."""
         self._given = asyncio.get_running_loop().create_future()
         return self._given
 
@@ -126,15 +126,15 @@ class Answer(HTTPConnection):
     def write_headers(
         self, start_line: RequestStartLine | ResponseStartLine, headers: HTTPHeaders, chunk: bytes | None = None
     ) -> Future[None]:
-        """As Tornado's; the answer to a HEAD may be given with its body, which is not sent."""
+        """As Tornado's. The body of an answer to HEAD is accepted and not sent."""
         if self._reading is Reading.BODY:
             self._is_last = True
         if isinstance(start_line, ResponseStartLine) and start_line.code == 101:
-            # The connection goes on, as another protocol's.
+            # The connection stays open, for another protocol.
             self._is_last = False
         if self._is_last:
             headers["Connection"] = "close"
-            # Or Tornado would promise to keep it to a client of HTTP/1.0 that asks for it.
+            # Otherwise Tornado would promise keep-alive to an HTTP/1.0 client that asks for it.
             self._request_headers["Connection"] = "close"
         return self._connection.write_headers(start_line, _Spelled(headers), None if self._is_head else chunk)
 
@@ -145,8 +145,8 @@ class Answer(HTTPConnection):
     def finish(self) -> None:
         """End of the answer."""
         if self._reading is Reading.NO_BODY and not self._is_last:
-            # Tornado closes a connection whose request it has not read to its end, and does not know that there is
-            # nothing left of this one.
+            # Tornado closes a connection whose request it has not read to its end, and does not know that this one has
+            # ended.
             self._is_held = True
         elif self._is_last:
             self._finish_and_close()
@@ -160,7 +160,7 @@ class Answer(HTTPConnection):
             stream.end_after_answer()
         connection.finish()
         if self._reading is Reading.ENDED and not stream.closed():
-            # Tornado does so by itself only where it has not read everything.
+            # Tornado does so by itself only if it has not read everything.
             if stream.writing():
                 stream.write(b"").add_done_callback(lambda _: connection.close())
             else:
@@ -172,7 +172,7 @@ class Answer(HTTPConnection):
 
 
 class _Spelled(HTTPHeaders):
-    """The fields of an answer as they are spelled on the wire. Nothing is copied: each answer comes by here."""
+    """The fields of an answer, spelled as on the wire. A view without copies, because every answer passes here."""
 
     def __init__(self, headers: HTTPHeaders) -> None:
         self._fields = headers

@@ -82,15 +82,15 @@ def _application(context: WebContext, access_log: AccessLog, routes: Routes) -> 
 
 
 class RequestFilter(HTTPServerConnectionDelegate):
-    """Stands between Tornado's HTTP server and the application, so that no request costs much before a handler has
-    judged who sends it, and errors have the contract's body there too.
+    """Between Tornado's HTTP server and the application: it keeps requests cheap until a handler has authenticated the
+    sender, and gives errors the contract's body.
 
-    Tornado itself answers a bare ``400 Bad Request`` to a missing or doubled Host and a query that cannot be parsed.
-    What it cannot read as HTTP at all never comes here: that is ``streams.py``'s. A target in absolute form arrives in
-    the application as path and Host.
+    By itself, Tornado answers a missing or repeated Host, and a query that cannot be parsed, with a bare
+    ``400 Bad Request``. Input that is not HTTP never gets here: ``streams.py`` answers it. A target in absolute form
+    reaches the application as path and Host.
 
-    Only a handler under ``tornado.web.stream_request_body`` ever gets a body, and it has judged the request before the
-    first byte of it is read. Any other hears at once that there is none, so that its answer is an early one
+    Only a handler under ``tornado.web.stream_request_body`` gets a body, and it checks the request before the first
+    byte of it is read. For every other handler the request ends at once, so that its answer is an early one
     (``answers.py``), and nothing is buffered or parsed as a form.
     """
 
@@ -106,8 +106,8 @@ class RequestFilter(HTTPServerConnectionDelegate):
 
 
 class _FilteredRequest(HTTPMessageDelegate):
-    """One request on its way to the application, which may hear no more of it: the request is refused, or its body is
-    of no use to its handler."""
+    """One request on its way to the application. It may end here: the request is refused, or its handler needs no
+    body."""
 
     _answer: Answer | None = None
     _inner: HTTPMessageDelegate | None = None
@@ -121,12 +121,12 @@ class _FilteredRequest(HTTPMessageDelegate):
         assert isinstance(start_line, RequestStartLine)
         stream = self._connection.stream
         if isinstance(stream, HttpStream) and stream.is_ending:
-            # The connection's last answer has been given: this request, which came behind it, gets none.
+            # The connection's last answer was given: this pipelined request gets none.
             return None
         target = split_target(start_line.path)
         start_line = start_line._replace(path=target.path)
         if target.host is not None and len(headers.get_list("Host")) == 1:
-            # No Host, or two of them, are wrong in this form too.
+            # In this form too, a missing or repeated Host is an error.
             headers["Host"] = target.host
         body = _framing(headers)
         request = self._read(start_line, headers, body)
@@ -139,17 +139,17 @@ class _FilteredRequest(HTTPMessageDelegate):
         prepared = self._dispatch(request, start_line, headers)
         if prepared is not None:
             return prepared
-        # The handler reads no body, and begins at the end of the request.
+        # The handler reads no body: it starts when the request ends, so end it now.
         if "Content-Type" in headers:
-            # Or Tornado would look for a form, though there is not a byte of one.
+            # Otherwise Tornado would try to parse a form, although no byte of it was read.
             del headers["Content-Type"]
         return None if body == 0 else self._begin_without_body(answer)
 
     def _read(self, start_line: RequestStartLine, headers: HTTPHeaders, body: int | None) -> HTTPServerRequest | None:
-        """None: it is wrong in a way that no handler need hear of."""
+        """Return None if the request is invalid for every handler."""
         path, _, query = start_line.path.partition("?")
         if query.count("&") >= MAX_QUERY_FIELDS or (start_line.method == "GET" and path == DEVICE_PATH and body != 0):
-            # Behind a body, nobody could tell where the device's frames begin.
+            # After a body it would be ambiguous where the device's frames begin.
             return None
         try:
             return HTTPServerRequest(
@@ -187,7 +187,7 @@ class _FilteredRequest(HTTPMessageDelegate):
             self._inner.on_connection_close()
 
     def _refuse(self, answer: Answer, start_line: RequestStartLine, origin: str | None) -> None:
-        """400, and the end of the connection."""
+        """Answer 400 and end the connection."""
         reason = http.client.responses[400]
         body = compact({"message": reason}).encode()
         path = start_line.path.partition("?")[0]
@@ -198,13 +198,13 @@ class _FilteredRequest(HTTPMessageDelegate):
         answer.close_afterwards()
         answer.write_headers(ResponseStartLine("HTTP/1.1", 400, reason), headers, body)
         answer.finish()
-        # Who stands behind a proxy is not known yet.
+        # The client behind a proxy is not known yet.
         extra = {"remote_ip": str(answer.context)}
         self._front.access_log.add(start_line.method, path, 400, extra)
 
 
 def _framing(headers: HTTPHeaders) -> int | None:
-    """How long the body is. What Tornado would find wrong with it later is found here, before any answer."""
+    """Return the length of the body. Framing errors that Tornado would find later are found here, before any answer."""
     try:
         return body_bytes(headers.get_list("Content-Length"), headers.get_list("Transfer-Encoding"))
     except ValueError as error:

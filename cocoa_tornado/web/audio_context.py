@@ -1,4 +1,4 @@
-"""What uploads of audio share."""
+"""The context that audio uploads share."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..transcriber import Transcriber
 class AudioContext:
     """What an upload needs beyond what every handler has.
 
-    :ivar limits: returns those in force, which a reload may change
+    :ivar limits: returns the current ones, which a reload may change
     """
 
     transcriber: Transcriber

@@ -29,13 +29,13 @@ class AudioStreamHandler(EarlyAnswers):
     """One upload. The order of the answers, all given before a byte of the body is needed: 405, 501 (speech is off),
     503 (draining), 401, 400 (wrong type, wrong query), 413 (Content-Length), 429, 502 (no engine).
 
-    While the body comes, each at once: 408, 413, 400 (not decodable), 429 (the device is silent, and has opened another
-    upload), 502, 503 (cut off by a drain). After it: 200,
-    400, 413, 502, 503 (the broker is away). A client that vanishes before the end of its body frees everything, and
-    nothing is published; one that does not wait for the answer gets its words all the same, over its WebSocket.
+    While the body arrives, each immediately: 408, 413, 400 (not decodable), 429 (the device is silent, and has opened
+    another upload), 502, 503 (cut off by a drain). After it: 200, 400, 413, 502, 503 (the broker is unavailable). If a
+    client disconnects before the end of its body, everything is released and nothing is published. One that does not
+    wait for the answer still gets its words over its WebSocket.
 
-    :ivar device_id: once the token has been judged; for the access log, as is
-    :ivar session_id: once the audio is taken
+    :ivar device_id: for the access log, once the token is verified
+    :ivar session_id: for the access log, once the audio is accepted
     """
 
     allows_any_host = True
@@ -105,7 +105,7 @@ class AudioStreamHandler(EarlyAnswers):
             self._wait()
 
     async def receive(self, chunk: bytes) -> None:
-        """A piece of the body. Until this returns, nothing more is read from the client."""
+        """Take a piece of the body. Nothing more is read from the client until this returns."""
         utterance, audio = self._utterance, self.context.audio
         if utterance is None or audio is None:
             return
@@ -129,7 +129,8 @@ class AudioStreamHandler(EarlyAnswers):
             self._wait()
 
     def _is_fine(self, audio: AudioContext, utterance: Utterance, chunk: bytes) -> bool:
-        """Look at the beginning. What is refused by it has not come to a worker yet, unless it came in tiny pieces."""
+        """Check the beginning of the upload. An upload that it rules out has not reached a worker yet, unless it came
+        in tiny pieces."""
         head = self._head
         try:
             head.add(chunk)
@@ -173,7 +174,7 @@ class AudioStreamHandler(EarlyAnswers):
             self.is_in_body = False
             if self._utterance is not None:
                 self._utterance.cancel()
-            # For the access log alone; nginx has made this number known.
+            # For the access log only; nginx uses this status.
             self.set_status(VANISHED, "Client Closed Request")
             self.application.log_request(self)
         super().on_connection_close()
@@ -184,7 +185,7 @@ class AudioStreamHandler(EarlyAnswers):
         super().write_error(status_code, **kwargs)
 
     def _look_for_the_client(self) -> None:
-        """While the device is held back nobody reads from it, so nobody would notice that it is gone."""
+        """While the device is held back, its socket is not read, so check here whether it has disconnected."""
         connection = self.request.connection
         if isinstance(connection, Answer) and (connection.stream.closed() or has_been_reset(connection.stream.socket)):
             self.on_connection_close()

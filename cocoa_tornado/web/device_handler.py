@@ -27,24 +27,24 @@ from .upgrading import Admission, Upgrader
 
 class DeviceHandler(GatewayErrors, WebSocketHandler):
     """One handshake. The order of the answers: 426 (another version) and 400, 503 (draining), 401, 403, 400 (interim,
-    cursor), 503 (the mailbox cannot say whether the cursor is known), 409 and 503 (full, or presence cannot say who
+    cursor), 503 (the mailbox cannot tell whether the cursor is known), 409 and 503 (full, or presence cannot tell who
     holds the device).
 
-    A plain GET is judged in the same order and changes nothing: where nothing else is wrong it is a 426. A web page
-    asks that way why its WebSocket was refused, which browsers keep from it.
+    A plain GET is checked in the same order and changes nothing; if nothing else is wrong, the answer is 426. A web
+    page can learn in this way why its WebSocket was refused, which browsers hide.
 
-    Nearly every device is upgraded by ``upgrading.py`` before there is a request; this is for those that are refused,
-    that have to wait, that speak TLS, or whose request needs a parser.
+    ``upgrading.py`` upgrades nearly every device without this handler. It handles the handshakes that are refused, have
+    to wait, come over TLS, or need a parser.
 
     After the upgrade the connection is a :class:`~cocoa_tornado.connection.connection.DeviceConnection`, and neither
     this handler nor its request is kept: there may be a hundred thousand of them.
 
-    A client may vanish while the keys are read, or while an incumbent is challenged. Then nothing more is done for it:
-    no challenge, no upgrade, and the slot is given back.
+    A client may disconnect while the keys are read, or while an incumbent is challenged. Then the handler stops: no
+    challenge, no upgrade, and the slot is released.
 
-    :ivar identity: the device, once its token has been judged
+    :ivar identity: the device, once its token is verified
     :ivar conn: the connection's number in the log, once it is upgraded
-    :ivar outcome: in one word, why it was not; ``""`` before that is known
+    :ivar outcome: why it was not upgraded, in one word; ``""`` while that is unknown
     """
 
     allows_any_host = True
@@ -102,7 +102,7 @@ class DeviceHandler(GatewayErrors, WebSocketHandler):
             self._upgrade(Admission(handshake, found, identity, grant, after))
 
     def _take_refusal(self) -> tuple[str, RefusalReason] | None:
-        """The refusal of this request, and of no later one on the same connection."""
+        """Return the refusal of this request, once: it does not apply to later requests of the connection."""
         stream = self.http_stream
         if stream is None:
             return None
@@ -110,12 +110,12 @@ class DeviceHandler(GatewayErrors, WebSocketHandler):
         return refusal
 
     def _is_closed_by_client(self) -> bool:
-        """Whether nobody is left who could use a WebSocket. Nobody is challenged for such a client."""
+        """Whether the client can no longer use a WebSocket. No incumbent is challenged for such a client."""
         stream = self.http_stream
         if stream is None:
             return False
         if stream.closed():
-            # Before this handler began, so Tornado does not tell it.
+            # It closed before this handler began, so Tornado does not report it.
             self.on_connection_close()
             return True
         if has_been_left(stream):
@@ -124,34 +124,35 @@ class DeviceHandler(GatewayErrors, WebSocketHandler):
         return False
 
     def on_connection_close(self) -> None:
-        """The client vanished. Tornado calls this at most once, and perhaps while a refusal is still being written."""
+        """The client has disconnected. Tornado calls this at most once, possibly while a refusal is still being
+        written."""
         if self._is_over or self.conn is not None:
             return
         self._end("vanished")
-        # For the access log alone, which would have 200 otherwise; nginx has made this number known.
+        # For the access log only, which would have 200 otherwise; nginx uses this status.
         self.set_status(499, "Client Closed Request")
         if self._admission is not None:
             self._admission.cancel()
 
     @property
     def _is_over(self) -> bool:
-        """It was refused, or the client has vanished."""
+        """The request was refused, or the client has disconnected."""
         return self.outcome != ""
 
     def _set_cors_headers(self) -> None:
-        """A page reads the answer to its plain GET only: of a WebSocket it learns nothing but that it failed."""
+        """Only for a plain GET: of a failed WebSocket, a page learns nothing but the failure."""
         if "Upgrade" not in self.request.headers:
             super()._set_cors_headers()
 
     async def _find_place(self, handshake: Handshake, identity: DeviceIdentity) -> Position | Refusal | None:
-        """Of the cursor that the device has named, if it is one of its own."""
+        """Find the position of the cursor that the device named, if it is one of its own."""
         cursors = handshake.cursors
         if not cursors:
             return handshake.position_without_cursor()
         unknown = Refusal(400, "Unknown cursor", "cursor")
         mail = self.context.devices.mail
         if mail is None:
-            # Without a mailbox no cursor is known; to ignore it would hide a gap from the device.
+            # Without a mailbox no cursor is known; ignoring it would hide a gap from the device.
             return unknown
         if mail.mailbox.key is None:
             return handshake.unavailable("mailbox")
@@ -166,12 +167,12 @@ class DeviceHandler(GatewayErrors, WebSocketHandler):
         return unknown if box.find(place) is None else place
 
     async def _look_for_a_slot(self, handshake: Handshake, identity: DeviceIdentity) -> Refusal | None:
-        """As things are now; nobody is challenged."""
+        """Check for a free slot now, without challenging a connection."""
         obstacle = await self.context.devices.presence.obstacle(identity.device_id)
         return None if obstacle is None else handshake.no_slot(obstacle)
 
     async def _claim(self, handshake: Handshake, identity: DeviceIdentity) -> Grant | None:
-        """A grant, or None where the answer has been given or nobody is left to hear it."""
+        """Return a grant; None if the answer was given, or the client has disconnected."""
         presence = self.context.devices.presence
         if self._refused_before is not None and self._refused_before[0] == identity.device_id:
             self._refuse(handshake.no_slot(self._refused_before[1]))
@@ -180,7 +181,7 @@ class DeviceHandler(GatewayErrors, WebSocketHandler):
         if grant is None:
             return None
         if self._is_over:
-            # It vanished in the very turn in which it was admitted, too late for the cancellation.
+            # It disconnected in the same turn in which it was admitted, too late for the cancellation.
             presence.release(grant)
             return None
         refusal = self._check_again(handshake, identity, grant)
@@ -191,7 +192,7 @@ class DeviceHandler(GatewayErrors, WebSocketHandler):
         return grant
 
     async def _wait_for_a_slot(self, handshake: Handshake, identity: DeviceIdentity) -> Grant | None:
-        """A task of its own, which ends when the client vanishes."""
+        """Wait in a separate task, which ends when the client disconnects."""
         self._admission = asyncio.ensure_future(self.context.devices.presence.claim(identity.device_id))
         try:
             return await self._admission
@@ -206,7 +207,7 @@ class DeviceHandler(GatewayErrors, WebSocketHandler):
             self._admission = None
 
     def _check_again(self, handshake: Handshake, identity: DeviceIdentity, grant: Grant) -> Refusal | None:
-        """What may have changed while an incumbent was challenged, or the mailbox asked."""
+        """Check what may have changed while an incumbent was challenged, or the mailbox was queried."""
         presence = self.context.devices.presence
         if presence.draining:
             return handshake.unavailable("draining")
@@ -219,7 +220,7 @@ class DeviceHandler(GatewayErrors, WebSocketHandler):
         return None
 
     def _upgrade(self, admission: Admission) -> None:
-        """Take the socket from its stream, and upgrade it. On any failure the slot is given back and the socket
+        """Take the socket from its stream, and upgrade it. On any failure the slot is released and the socket
         closed."""
         stream = self.detach()
         assert isinstance(stream, HttpStream)
@@ -240,7 +241,7 @@ class DeviceHandler(GatewayErrors, WebSocketHandler):
         self.upgrader.start(sock, unread, unsent, admission, began_at)
 
     def _refuse(self, refusal: Refusal) -> None:
-        """Answer, unless nobody is left to hear it."""
+        """Answer, unless the client has disconnected."""
         if not self._is_over:
             self._end(refusal.outcome)
             if self.identity is not None and not self._is_plain:
@@ -252,13 +253,13 @@ class DeviceHandler(GatewayErrors, WebSocketHandler):
 
     def _end(self, outcome: str) -> None:
         self.outcome = outcome
-        # A page that asks for the reason of a refusal must not make it two.
+        # A page that asks for the reason of a refusal must not cause a second event.
         count(self.context.devices.counters.handshakes, NOT_WEBSOCKET if self._is_plain else outcome)
 
 
 def has_been_left(stream: HttpStream) -> bool:
-    """Whether the client sends no more, so that it has no use for a WebSocket. From now on it must not close its side:
-    one that does so while it waits for a challenge has vanished."""
+    """Whether the client has closed its side, so that it cannot use a WebSocket. From now on a client that closes its
+    side, for example during a challenge, counts as disconnected."""
     if stream.has_ended or peer_has_closed(stream.socket):
         return True
     stream.needs_both_ways = True

@@ -1,4 +1,4 @@
-"""For handlers that read a body as it comes: an answer that need not wait for the end of the body."""
+"""For handlers that read a body as it arrives: an answer that need not wait for the end of the body."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class EarlyAnswers(GatewayErrors):
     Subclasses call :meth:`begin_body` in ``prepare`` and :meth:`end_body` when the method's own method runs; in between
     :meth:`receive` gets the body.
 
-    :ivar is_in_body: the body has begun, or may, and is not at its end
-    :ivar is_answered: nothing is left to say
+    :ivar is_in_body: the body may begin, and has not ended
+    :ivar is_answered: the answer was given
     """
 
     is_in_body = False
@@ -27,18 +27,18 @@ class EarlyAnswers(GatewayErrors):
     _timer: asyncio.TimerHandle | None = None
 
     def begin_body(self) -> None:
-        """From here on the body's limits, in bytes and in time, are the handler's own affair."""
+        """From now on the handler itself enforces the body's limits in bytes and in time."""
         self.is_in_body = True
         self.ask_for_body(NO_LIMIT_S)
 
     def end_body(self) -> bool:
-        """The body has been read. False where the answer has been given, so that nothing is left to do."""
+        """The body has been read. Return False if the answer was already given, so that nothing is left to do."""
         self.is_in_body = False
         self.stop_timer()
         return not self.is_answered
 
     def refuse(self, status: int, message: str, headers: Mapping[str, str] | None = None) -> None:
-        """As for any other handler, and at any time; without effect where an answer has been given."""
+        """As in any other handler, at any time; no effect if an answer was given."""
         if self.is_answered:
             return
         self.is_answered = True
@@ -46,7 +46,7 @@ class EarlyAnswers(GatewayErrors):
         super().refuse(status, message, headers)
 
     async def receive(self, chunk: bytes) -> None:
-        """A piece of the body, before the answer. Until this returns, nothing more is read from the client."""
+        """Take a piece of the body, before the answer. Nothing more is read from the client until this returns."""
 
     async def data_received(self, chunk: bytes) -> None:
         """Tornado's hook: a piece of the body."""
@@ -54,7 +54,7 @@ class EarlyAnswers(GatewayErrors):
             await self.receive(chunk)
 
     def start_timer(self, at: float, callback: Callable[[], None]) -> None:
-        """Call back at the time (of :meth:`now`); there is one timer."""
+        """Set the only timer: call back at this time of :meth:`now`."""
         self.stop_timer()
         self._timer = asyncio.get_running_loop().call_at(at, callback)
 
@@ -64,7 +64,7 @@ class EarlyAnswers(GatewayErrors):
             self._timer = None
 
     def now(self) -> float:
-        """The loop's own time, in seconds."""
+        """The loop's clock, in seconds."""
         return asyncio.get_running_loop().time()
 
     def on_connection_close(self) -> None:

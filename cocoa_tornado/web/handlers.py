@@ -1,4 +1,4 @@
-"""Plain HTTP: health, readiness, metrics, and errors as the contract has them."""
+"""Plain HTTP: health, readiness, metrics, and the contract's error bodies."""
 
 from __future__ import annotations
 
@@ -56,14 +56,14 @@ log = logging.getLogger("cocoa.http")
 
 @dataclass(frozen=True, slots=True)
 class WebContext:
-    """What the handlers share. Made by the composition root, handed over through ``initialize``; IOLoop thread only.
+    """What the handlers share. Created by the composition root and passed through ``initialize``; IOLoop thread only.
 
-    :ivar live: what a reload changes; all else stays for good
-    :ivar http_publish: whether a device may publish records to itself over HTTP (for trying things out)
+    :ivar live: the only part that a reload changes
+    :ivar http_publish: whether a device may publish records to itself over HTTP (for trials)
     :ivar audio: None while speech is off
-    :ivar bodies: what all bodies that are read whole may hold together
+    :ivar bodies: the budget for all bodies that are read whole
     :ivar siblings: None unless this server is one of several workers under a parent
-    :ivar canary: returns what the canaries say of themselves
+    :ivar canary: returns the canaries' entry in the readiness report
     :ivar guesses: wrong credentials, by address; :ivar publishing: records over HTTP, by device
     """
 
@@ -87,7 +87,7 @@ class WebContext:
     canary: Callable[[], ReadinessPart] = lambda: OFF
 
     def readiness(self) -> Readiness:
-        """This server's parts. What is off is ready; the details are in the log, for this page is open to anyone."""
+        """This server's parts. A part that is off is ready. Details are only in the log, because the page is public."""
         broker = self.broker.status()
         keys_ok, _ = self.live.now.keys.status()
         quarantine = broker.quarantine
@@ -124,7 +124,7 @@ class WebContext:
 
 
 def compact(value: object) -> str:
-    """JSON as the firmware reads it: no blanks, no needless escapes."""
+    """Compact JSON, as the firmware requires: no blanks, no needless escapes."""
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
@@ -134,7 +134,7 @@ def flag(values: Sequence[bytes] | None) -> bool | None:
 
 
 def shown_path(path: str) -> str:
-    """A request's path as the log has it: a stranger may send 60 KiB of it."""
+    """A request's path, truncated for the log: any client may send 60 KiB of it."""
     return path if len(path) <= MAX_SHOWN_PATH else f"{path[:MAX_SHOWN_PATH]}..."
 
 
@@ -144,7 +144,7 @@ def timestamp(unix_s: float) -> str:
 
 
 def shown_time(timestamp_ms: int) -> str | None:
-    """The timestamp of a record. Null for none, and for what no calendar has: producers set it."""
+    """The timestamp of a record. Null if it has none, or one outside the calendar: producers set it."""
     try:
         return timestamp(timestamp_ms / 1000) if timestamp_ms >= 0 else None
     except (ValueError, OverflowError, OSError):
@@ -152,7 +152,7 @@ def shown_time(timestamp_ms: int) -> str | None:
 
 
 class GatewayErrors(RequestHandler):
-    """How every handler of the gateway fails: a JSON body, and a log line without the query string."""
+    """Base of every handler: errors have a JSON body, and a log line without the query string."""
 
     context: WebContext
 
@@ -170,7 +170,7 @@ class GatewayErrors(RequestHandler):
         self.clear_header("Server")
 
     def prepare(self) -> None:
-        """Before the body of the request, if it has one: what is refused here is refused unread."""
+        """Runs before the body is read: a request that is refused here is refused without reading its body."""
         self.look_behind_the_proxy()
         if not self.is_enabled:
             self.refuse(404, "Not Found")
@@ -178,7 +178,7 @@ class GatewayErrors(RequestHandler):
         if not self.allows_any_host:
             self._check_host()
         if self.request.method == "OPTIONS":
-            # Whatever a subclass judges next: what may be asked depends on nothing.
+            # Before any check of a subclass: the answer to OPTIONS does not depend on the request.
             self.options()
             raise Finish
         assert self.request.method is not None
@@ -187,39 +187,39 @@ class GatewayErrors(RequestHandler):
 
     @property
     def is_enabled(self) -> bool:
-        """False: this route answers as an unknown one does."""
+        """False: this route answers 404, like an unknown one."""
         return True
 
     @property
     def body_bytes(self) -> int | None:
-        """How long the body of the request is going to be, 0 if there is none; None: its chunks will tell."""
+        """The length of the request's body, 0 if there is none; None: it is chunked."""
         connection = self.request.connection
         return connection.body_bytes if isinstance(connection, Answer) else 0
 
     def ask_for_body(self, timeout_s: float | None = None) -> None:
-        """Under ``stream_request_body``: the request is good so far, and its body may come.
+        """Under ``stream_request_body``: accept the request, and start reading its body.
 
-        :param timeout_s: in place of ``body_timeout``
+        :param timeout_s: instead of ``body_timeout``
         """
         if isinstance(self.request.connection, Answer):
             self.request.connection.begin_body(timeout_s)
 
     @property
     def http_stream(self) -> HttpStream | None:
-        """What the request came on."""
+        """The stream of the request's connection."""
         connection = self.request.connection
         stream = connection.stream if isinstance(connection, Answer) else None
         return stream if isinstance(stream, HttpStream) else None
 
     def log_fields(self) -> dict[str, object]:
-        """What the access log says of this request beyond what it says of every one."""
+        """Additional fields of the request's line in the access log."""
         return {}
 
     def compute_etag(self) -> None:
-        """No answer has an ETag: each is of its moment."""
+        """No answer has an ETag, because none can be reused."""
 
     def look_behind_the_proxy(self) -> None:
-        """Where the peer is a trusted proxy, whom it speaks for counts."""
+        """If the peer is a trusted proxy, use the client address, host and scheme that it forwards."""
         request = self.request
         caller = find_caller(request.remote_ip or "", request.host, request.headers, self.context.trusted_proxies)
         request.remote_ip, request.host = caller.ip, caller.host
@@ -252,13 +252,13 @@ class GatewayErrors(RequestHandler):
         self.answer(status, {"message": message}, headers)
 
     def options(self, *args: Any, **kwargs: Any) -> None:
-        """What may be asked here; a browser's preflight as well."""
+        """Answer with the allowed methods; also a browser's preflight."""
         self.set_status(204)
         self.set_header("Allow", self._allowed_methods())
         self.finish()
 
     def _set_cors_headers(self) -> None:
-        """Say which web pages may read the answer."""
+        """Set the headers that allow web pages to read the answer."""
         request, allowed = self.request, self.context.live.now.allowed_origins
         headers = cors_headers(request.path, request.method or "", request.headers.get("Origin"), allowed)
         for name, value in headers.items():
@@ -281,15 +281,15 @@ class GatewayErrors(RequestHandler):
     def log_exception(
         self, typ: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None
     ) -> None:
-        """Tornado would log the whole URL here, and with it a token."""
+        """Log without the URL: Tornado would log all of it, including a token."""
         if isinstance(value, HTTPError):
             return
         extra = {"method": self.request.method, "path": shown_path(self.request.path)}
         log.error("handler failed", extra=extra, exc_info=None if typ is None or value is None else (typ, value, tb))
 
     async def identify(self) -> DeviceIdentity | None:
-        """The device behind the Bearer token; answers 401 or 403 and returns None where there is none, or it is
-        blocked."""
+        """Return the device of the Bearer token. Answers 401 and returns None without a valid token; 403 if the device
+        is blocked."""
         now = self.context.devices.wall_clock()
         try:
             found = find_token((), self.request.headers.get("Authorization"), None)
@@ -313,10 +313,10 @@ class NotFoundHandler(GatewayErrors):
 
 @stream_request_body
 class ReadsBody(GatewayErrors):
-    """Base of a handler that reads the body of its request whole, once the request has been judged without it.
+    """Base of a handler that reads the whole body, once the request has been checked without it.
 
-    ``max_body_bytes`` is reserved of :attr:`WebContext.bodies` before the body is read, or its declared length; 413
-    where it is larger, 503 where there is no room.
+    Before reading, it reserves the declared length, or ``max_body_bytes``, from :attr:`WebContext.bodies`. It answers
+    413 if the body is too large, and 503 if there is no room.
     """
 
     max_body_bytes: ClassVar[int]
@@ -324,7 +324,7 @@ class ReadsBody(GatewayErrors):
     _is_whole = False
 
     async def judge(self) -> None:
-        """Everything that can be said without the body: answer here, or the body is read."""
+        """Check everything that needs no body. If this does not answer, the body is read."""
 
     async def prepare(self) -> None:  # type: ignore[override]  # Tornado awaits it; the base class has no need to
         super().prepare()
@@ -333,7 +333,7 @@ class ReadsBody(GatewayErrors):
             self._make_room()
 
     def body(self) -> bytes:
-        """All of it; for the method's own method."""
+        """The whole body, for the handler of the HTTP method."""
         self._is_whole = True
         return bytes(self._body)
 
@@ -376,7 +376,7 @@ class ReadsBody(GatewayErrors):
 
 
 class NoStore(GatewayErrors):
-    """Base of what monitoring reads: nobody may keep an answer for later."""
+    """Base of the endpoints for monitoring: their answers are not cached, and HEAD works."""
 
     def set_default_headers(self) -> None:
         super().set_default_headers()
@@ -384,7 +384,7 @@ class NoStore(GatewayErrors):
 
 
 class HealthHandler(NoStore):
-    """The process lives."""
+    """``GET /api/v1/health``: 200 while the process is alive."""
 
     def get(self) -> None:
         now = timestamp(self.context.devices.wall_clock())
@@ -394,7 +394,7 @@ class HealthHandler(NoStore):
 
 
 class ReadyHandler(NoStore):
-    """A record produced from now on will be delivered, and a device can connect."""
+    """``GET /api/v1/ready``: 200 if a record produced from now on will be delivered, and a device can connect."""
 
     async def get(self) -> None:
         siblings, ready = self.context.siblings, self.context.readiness()
@@ -407,7 +407,7 @@ class ReadyHandler(NoStore):
 
 
 class MetricsHandler(NoStore):
-    """Prometheus reads it."""
+    """``GET /metrics``, for Prometheus."""
 
     async def get(self) -> None:
         siblings, page = self.context.siblings, self.context.metrics.render()
@@ -420,7 +420,7 @@ class MetricsHandler(NoStore):
 
 
 class OpenApiHandler(NoStore):
-    """The document of the whole HTTP surface, of the admin API too."""
+    """``GET /api/v1/openapi.json``: all HTTP endpoints, including the admin API."""
 
     def get(self) -> None:
         self.set_header("Content-Type", "application/json")

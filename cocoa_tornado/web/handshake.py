@@ -1,4 +1,4 @@
-"""What a request for an upgrade asks for. Nothing here waits, answers, or changes anything."""
+"""The contents of an upgrade request, and the rules for it. This module never waits, answers, or changes state."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ UNAVAILABLE = {
 class Handshake:
     """One request for an upgrade, read step by step in the order of the answers (``device_handler.py``).
 
-    :param caller: who has sent it, behind trusted proxies too
-    :ivar form: why the request is not in the form of an upgrade; None: it is
-    :ivar cursors: after which the device wants its messages; more than one is an error
-    :ivar wants_interim: whether it asks for growing hypotheses of what it says; None: the value is no truth value
-    :ivar uses_cursors: whether it says that it uses cursors, though it may have none yet; None: likewise
+    :param caller: the client, behind trusted proxies too
+    :ivar form: why the request is not a valid upgrade; None: it is
+    :ivar cursors: the values of ``after``; more than one is an error
+    :ivar wants_interim: whether it requests partial results; None: the value is not a boolean
+    :ivar uses_cursors: whether it uses cursors, even if it has none yet; None: the value is not a boolean
     """
 
     __slots__ = ("_context", "_request", "caller", "cursors", "form", "uses_cursors", "wants_interim")
@@ -35,7 +35,7 @@ class Handshake:
         self._request, self.caller, self._context = request, caller, context
         headers, arguments = request.headers, request.arguments
         self.form = check_upgrade(
-            # RFC 9110, 7.8: in an HTTP/1.0 request the field means nothing.
+            # RFC 9110, 7.8: in an HTTP/1.0 request the field is ignored.
             None if request.version == "HTTP/1.0" else headers.get("upgrade"),
             headers.get("connection"),
             headers.get("sec-websocket-version"),
@@ -47,7 +47,7 @@ class Handshake:
 
     @property
     def key(self) -> str:
-        """``Sec-WebSocket-Key``, once the form is right."""
+        """``Sec-WebSocket-Key``, if :attr:`form` is None."""
         return self._request.headers["sec-websocket-key"]
 
     def find_token(self) -> FoundToken:
@@ -74,8 +74,8 @@ class Handshake:
         return None
 
     def position_without_cursor(self) -> Position | None:
-        """Where a device begins that names no cursor. One that uses cursors and has none yet begins where its box does:
-        for it a message does not count as received because it was written to a socket."""
+        """Where a device without a cursor begins. One that uses cursors but has none yet begins at the start of its
+        box: for such a device, a message written to a socket does not count as received."""
         return NO_CURSOR_YET if self.uses_cursors else None
 
     def unavailable(self, outcome: str) -> Refusal:

@@ -21,20 +21,20 @@ from .streams import HttpStream
 
 
 class Watcher(Protocol):
-    """What the server reports."""
+    """Receives the server's reports about its connections."""
 
     def awaits(self, stream: HttpStream) -> None:
-        """The connection's next request may come."""
+        """The connection waits for its next request."""
 
     def asks(self, stream: HttpStream) -> None:
-        """The headers of a request have come."""
+        """The headers of a request have arrived."""
 
     def ended(self, stream: HttpStream) -> None:
-        """The connection is closed, or a device's."""
+        """The connection is closed, or has become a device's."""
 
 
 class _Client:
-    """The context of a connection, as Tornado and the handlers know it: who is at its other end."""
+    """The context of a connection for Tornado and the handlers: the client at its other end."""
 
     __slots__ = ("address", "protocol", "remote_ip")
 
@@ -48,7 +48,7 @@ class _Client:
 
 
 class WatchedServer(HTTPServer):
-    """Tornado's server, which tells the listener what becomes of a connection."""
+    """Tornado's server, which reports the state of its connections to the listener."""
 
     def initialize(  # type: ignore[override]  # Tornado's own way to make one
         self, delegate: HTTPServerConnectionDelegate, listener: Watcher, parameters: HTTP1ConnectionParameters
@@ -85,7 +85,7 @@ class WatchedServer(HTTPServer):
 
 
 class _WatchedRequest(HTTPMessageDelegate):
-    """A request, whose headers the listener hears of."""
+    """A request whose headers are reported to the listener."""
 
     def __init__(self, inner: HTTPMessageDelegate, stream: HttpStream, listener: Watcher) -> None:
         self._inner, self._stream, self._listener = inner, stream, listener

@@ -1,9 +1,8 @@
 """Closes connections in stages (RFC 9112, section 9.6), so that their last answer arrives.
 
 A connection that is closed while its client is still sending is reset, and the reset may overtake the answer. So the
-gateway first says that nothing more comes from it, then reads and throws away what the client still sends, and closes
-when the client has closed or has had time enough. Nothing of a request is kept meanwhile, and nothing is parsed: all
-there is, is a socket.
+gateway first shuts down its side, then discards what the client still sends, and closes when the client has closed or a
+limit is reached. Meanwhile only the socket remains: no request, and no parser.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ class _Client:
 
 
 class Lingering:
-    """Sockets on their way to being closed. Event loop thread only."""
+    """The sockets that are being closed in stages. Event loop thread only."""
 
     def __init__(self, max_sockets: int = MAX_SOCKETS) -> None:
         self._max_sockets = max_sockets
@@ -50,11 +49,11 @@ class Lingering:
         return len(self._clients)
 
     def close_in_stages(self, sock: socket.socket) -> None:
-        """Take a non-blocking socket on which everything has been written, and close it sooner or later."""
+        """Take over a non-blocking socket on which everything has been written, and close it within the limits."""
         try:
             sock.shutdown(socket.SHUT_WR)
         except OSError:
-            # The client is gone.
+            # The client has disconnected.
             sock.close()
             return
         if self._is_closed:
@@ -68,7 +67,7 @@ class Lingering:
         loop.add_reader(sock, self._read, sock)
 
     def close(self) -> None:
-        """Close them all now, and each that comes later. Idempotent."""
+        """Close all sockets now, and later ones immediately. Idempotent."""
         self._is_closed = True
         for sock in list(self._clients):
             self._end(sock)
@@ -87,7 +86,7 @@ class Lingering:
             self._end(sock)
 
     def _look(self, sock: socket.socket) -> None:
-        """Once in a while: has it had time enough?"""
+        """Check periodically whether its time is over."""
         client, loop = self._clients[sock], asyncio.get_running_loop()
         if not client.is_sending or loop.time() >= client.until:
             self._end(sock)
@@ -98,6 +97,6 @@ class Lingering:
     def _end(self, sock: socket.socket) -> None:
         self._clients.pop(sock).timer.cancel()
         with contextlib.suppress(RuntimeError):
-            # The loop may be closed, and then nobody reads.
+            # The loop may be closed, and then the socket is no longer read.
             asyncio.get_running_loop().remove_reader(sock)
         sock.close()

@@ -1,7 +1,7 @@
 """Accepts connections, within bounds, upgrades devices at once, and hands all others to Tornado's HTTP server.
 
-Tornado's own accepting continues to try when the process is out of file descriptors: the event loop then does nothing
-else, and each attempt is a traceback in the log. Here ``rules/accepting.py`` decides, and this module carries it out.
+When the process is out of file descriptors, Tornado's own accept loop retries without a pause: the event loop then does
+nothing else, and each attempt logs a traceback. Here ``rules/accepting.py`` decides, and this module carries it out.
 """
 
 from __future__ import annotations
@@ -53,10 +53,10 @@ TryUpgrade = Callable[[socket.socket, bytes, str], bool | Waiting]
 class ListenerOptions:
     """:ivar max_pending: connections that are not a device's; more wait in the kernel's queue
     :ivar max_per_address: of them, those of one address; 0: no limit
-    :ivar unlimited: whom that does not concern: proxies, behind which are many clients, and this machine
+    :ivar unlimited: the networks without that limit: proxies, which have many clients behind them, and this machine
     :ivar header_timeout_s: for a request's headers, TLS handshake included, and between two requests
     :ivar body_timeout_s: for a request's body
-    :ivar write_wait_s: a client that takes no byte of an answer for so long is cut off, after twice as long at most
+    :ivar write_wait_s: a client that takes no byte of an answer for this long is cut off, after twice as long at most
     """
 
     max_pending: int = 4096
@@ -68,14 +68,14 @@ class ListenerOptions:
 
 
 class Listener:
-    """Lets connections in, and knows those that are not a device's: in a TLS handshake, in a request, or idle.
+    """Accepts connections, and tracks those that are not a device's: in a TLS handshake, in a request, or idle.
 
     IOLoop thread only.
 
-    :param delegate: what answers requests
-    :param tls: returns the context of new connections; None: in the clear
-    :param devices: how many connections are a device's, for the log
-    :param try_upgrade: is asked first, where there is no TLS, once the first bytes are there
+    :param delegate: answers requests
+    :param tls: returns the context of new connections; None: without TLS
+    :param devices: returns how many connections are a device's, for the log
+    :param try_upgrade: called first, without TLS, once the first bytes have arrived
     """
 
     def __init__(
@@ -95,7 +95,7 @@ class Listener:
         self._held: set[Newcomer] = set()
         self._waiting: deque[tuple[socket.socket, Any]] = deque()
         self._marks: dict[HttpStream, tuple[int, int] | None] = {}
-        # The listener itself sees to header_timeout, with one timer for all connections.
+        # The listener enforces header_timeout itself, with one timer for all connections.
         parameters = HTTP1ConnectionParameters(max_header_size=MAX_HEAD_BYTES, body_timeout=options.body_timeout_s)
         self._server = WatchedServer(delegate, self, parameters)
         self._lingering = Lingering()
@@ -127,7 +127,7 @@ class Listener:
         self._follow()
 
     def stop(self) -> None:
-        """Accept no more; the connections that there are go on. Idempotent."""
+        """Stop accepting; existing connections continue. Idempotent."""
         self._pause()
         if self._retry is not None:
             self._retry.cancel()
@@ -161,7 +161,7 @@ class Listener:
         await self._server.close_all_connections()
 
     def _follow(self) -> None:
-        """Do as the rule has decided: accept, or wait for the clock or for a connection to end."""
+        """Carry out the rule's decision: accept, or wait for the clock or for a connection to end."""
         self._relieve()
         decision = self._gate.decide(self._loop.time())
         self._tell()
@@ -173,7 +173,8 @@ class Listener:
             self._retry = self._loop.call_at(decision.retry_at, self._try_again)
 
     def _relieve(self) -> None:
-        """Keep the reserve free: close those that give way, and look again when there may be another one."""
+        """Keep the reserve free: close connections in favor of others, and check again when there may be another
+        one."""
         if self._relief is not None:
             self._relief.cancel()
             self._relief = None
@@ -181,17 +182,17 @@ class Listener:
         if excess > self._crowd.yielding and self._give_way(excess) < excess:
             next_at = self._crowd.next_at()
             if next_at is not None:
-                # A timer may fire a hair early; then it must not fire again at once.
+                # A timer may fire slightly early; then it must not fire again at once.
                 self._relief = self._loop.call_at(max(next_at, self._loop.time() + 0.01), self._relieve)
 
     def _give_way(self, count: int) -> int:
-        """Close so many connections, or as many as may be closed now; returns how many are on their way out."""
+        """Close this many connections, or as many as may be closed now; return how many are being closed."""
         for stream, phase in self._crowd.give_way(count - self._crowd.yielding, self._loop.time()):
             self._close(stream, phase.value)
         return self._crowd.yielding
 
     def _close(self, stream: HttpStream | Newcomer, reason: str) -> None:
-        """In favor of others. That it has ended is heard in a later turn."""
+        """Close a connection in favor of others. Its end is reported in a later turn."""
         count(self._counters.http_connections_shed, reason)
         stream.close()
 
@@ -212,10 +213,10 @@ class Listener:
                 self._loop.remove_reader(sock)
 
     def _accept_waiting(self, sock: socket.socket) -> None:
-        """One turn: those in the kernel's queue, as far as there is room. The loop comes back for the others."""
+        """Accept waiting connections for one turn, as far as there is room. The loop returns for the others."""
         room = self._gate.decide(self._loop.time()).room
         if not room:
-            # In this very turn another socket of ours has taken it, or failed.
+            # In this turn another of our sockets has accepted it, or failed.
             return
         has_failed = False
         for _ in range(room):
@@ -226,7 +227,7 @@ class Listener:
             except OSError as error:
                 has_failed = self._gate.failed(error.errno, self._loop.time())
                 if has_failed:
-                    # A descriptor that a stranger gives up is one for a newcomer, when it is tried again.
+                    # Each closed connection frees a descriptor for the next attempt.
                     self._give_way(max(1, self._gate.pending // RESERVE_SHARE))
                     break
             else:
@@ -239,13 +240,13 @@ class Listener:
         self._follow()
 
     def _serve_waiting(self) -> None:
-        """One turn: those who have waited longest. The loop comes back for the others."""
+        """Serve the connections that have waited longest, for one turn. The loop returns for the others."""
         self._next_turn = None
         try:
             for _ in range(self._gate.to_serve):
                 self._serve(*self._leave_the_queue())
         finally:
-            # Also after an error: no further connection may come whose turn would serve those that still wait.
+            # Also after an error: there may be no further connection that would trigger serving those that still wait.
             if self._waiting:
                 self._next_turn = self._loop.call_soon(self._serve_next)
 
@@ -259,9 +260,9 @@ class Listener:
         return self._waiting.popleft()
 
     def _serve(self, connection: socket.socket, address: Any) -> None:
-        """Find out who an accepted connection is: a device, or a client of the HTTP server."""
+        """Determine the kind of an accepted connection: a device, or a client of the HTTP server."""
         newcomer = Newcomer(connection, address)
-        # Only where places are getting scarce: a fleet behind one NAT may come back all at once.
+        # Only near the bound: a fleet behind one NAT may reconnect all at once.
         if self._gate.is_near_full and not self._has_room_at(self._source(newcomer)):
             connection.close()
             self._gate.ended()
@@ -270,7 +271,7 @@ class Listener:
             connection.setblocking(False)
             tls = self._tls()
             if tls is not None:
-                # Fails where the client has vanished already, as a port scan's does.
+                # Fails if the client has already disconnected, like that of a port scan.
                 connection = ssl_wrap_socket(connection, tls, server_side=True, do_handshake_on_connect=False)
                 self._enter(stream := HttpsStream(connection, max_buffer_size=MAX_BUFFER_BYTES), newcomer)
                 self._serve_http(stream, address)
@@ -284,7 +285,7 @@ class Listener:
             self._wait_for(newcomer)
 
     def _wait_for(self, newcomer: Newcomer) -> None:
-        """Wait until it says something."""
+        """Wait for its first bytes."""
         self._enter(newcomer, newcomer)
         self._newcomers.add(newcomer)
         try:
@@ -298,7 +299,7 @@ class Listener:
         self._watch_the_late()
 
     def _listen_to(self, newcomer: Newcomer) -> bool:
-        """False: it has said nothing yet. Otherwise it is one no longer."""
+        """Return False if nothing has arrived yet. Otherwise the connection has left this state."""
         received = newcomer.peek()
         if received is None:
             return False
@@ -317,7 +318,7 @@ class Listener:
         return True
 
     def _hold(self, newcomer: Newcomer, waiting: Waiting) -> None:
-        """Its handshake waits for presence, for a millisecond as a rule. So it does not join the crowd."""
+        """Its handshake waits for presence, usually for a millisecond, so it does not join the crowd."""
         self._held.add(newcomer)
         newcomer.hold(waiting, self._on_closed)
         waiting.on_settled = partial(self._on_settled, newcomer)
@@ -347,11 +348,11 @@ class Listener:
         self._serve_http(stream, newcomer.address)
 
     def _is_upgraded(self, sock: socket.socket, received: bytes, peer: str) -> bool | Waiting:
-        """Whether there is nothing left to do for this connection: it is a device's, or was closed after a fault."""
+        """Whether this connection is done: it has become a device's, or was closed after a fault."""
         try:
             return self._try_upgrade(sock, received, peer)
         except Exception:
-            # Otherwise it would be pending until the process ends.
+            # Otherwise it would stay pending until the process ends.
             log.exception("upgrade failed")
             sock.close()
             return True
@@ -367,7 +368,7 @@ class Listener:
             self._follow_if_room()
 
     def _gone(self, newcomer: Newcomer) -> None:
-        """It is closed, or a device's."""
+        """The connection is closed, or has become a device's."""
         self._newcomers.discard(newcomer)
         self._held.discard(newcomer)
         self._crowd.leave(newcomer)
@@ -380,7 +381,7 @@ class Listener:
         return address_of(newcomer.peer, self._options.unlimited)
 
     def _serve_http(self, stream: HttpStream, address: Any) -> None:
-        """The HTTP server says by :meth:`ended` that it is done with it."""
+        """Hand the connection to the HTTP server, which calls :meth:`ended` when it is done with it."""
         stream.lingering = self._lingering
         self._marks[stream] = None
         self._server.handle_stream(stream, address)
@@ -389,13 +390,13 @@ class Listener:
         return self._crowd.admits(source) or self._make_room_at(source)
 
     def _make_room_at(self, source: str) -> bool:
-        """Close the oldest connection of an address that has as many as it may, if it has had its time."""
+        """Close the oldest connection of an address that is at its limit, if its time is over."""
         found = self._crowd.give_way_at(source, self._loop.time())
         if found is not None:
             self._close(found[0], found[1].value)
             return True
         if self._crowd.admits(source):
-            # Some of its connections were uploads by now, which do not count.
+            # Some of its connections had become uploads, which do not count.
             return True
         count(self._counters.http_connections_shed, "address")
         suppressed = self._address_lines.take(self._loop.time())
@@ -406,7 +407,7 @@ class Listener:
             )
         return False
 
-    # -- what the HTTP server says
+    # -- reports of the HTTP server
 
     def awaits(self, stream: HttpStream) -> None:
         """The connection's next request may come."""
@@ -422,19 +423,19 @@ class Listener:
             stream.is_last_request = True
 
     def ended(self, stream: HttpStream) -> None:
-        """It is closed, or a device's."""
+        """The connection is closed, or has become a device's."""
         del self._marks[stream]
         self._crowd.leave(stream)
         self._gate.ended()
         self._follow_if_room()
 
     def _follow_if_room(self) -> None:
-        """A connection has ended, and another may be waiting for its place."""
+        """A connection has ended, and another one may be waiting for its place."""
         if self._sockets and (not self._is_reading or self._gate.is_near_full):
             self._follow()
 
     def _tell(self) -> None:
-        """Count and log a change, once. Strangers may bring it about as often as they like: the lines have a budget."""
+        """Count and log a change, once. Any client can cause it at any rate, so the lines have a budget."""
         obstacle, before = self._gate.obstacle, self._obstacle
         if obstacle is before:
             return
@@ -462,20 +463,20 @@ class Listener:
             self._lateness = self._loop.call_at(at, self._close_the_late)
 
     def _close_the_late(self) -> None:
-        """Close the connections whose next head is overdue. No timer runs while nobody owes one."""
+        """Close the connections whose next head is overdue. No timer runs while none is expected."""
         self._lateness = None
         now, timeout_s = self._loop.time(), self._options.header_timeout_s
         for stream in self._crowd.late(timeout_s, now):
             stream.close()
         next_at = self._crowd.next_late_at(timeout_s)
         if next_at is not None:
-            # A timer may fire a hair early; then it must not fire again at once.
+            # A timer may fire slightly early; then it must not fire again at once.
             self._lateness = self._loop.call_at(max(next_at, now + 0.01), self._close_the_late)
 
     def _cut_off_the_stuck(self) -> None:
         """Close the connections whose clients have taken no byte of the answer since the last time.
 
-        Tornado waits for them indefinitely, and a few thousand of them would keep everybody out.
+        Tornado waits for them indefinitely, and a few thousand of them would block all new connections.
         """
         self._sweep = self._loop.call_later(self._options.write_wait_s, self._cut_off_the_stuck)
         for stream, before in list(self._marks.items()):

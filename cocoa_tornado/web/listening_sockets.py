@@ -16,9 +16,9 @@ LISTEN_BACKLOG: Final = 65_535  # as long as the kernel allows
 def bind(host: str, port: int, *, shared: bool = False) -> list[socket.socket]:
     """Listening sockets, all on one port: one for each address of the host. ``::`` means all addresses, of IPv4 too.
 
-    :param shared: other processes of this user may listen on the port too, if they say so as well; the kernel spreads
+    :param shared: other processes of this user may also listen on the port, if they set this too; the kernel spreads
         new connections over them (``SO_REUSEPORT``)
-    :raises ServiceError: one line; none of the addresses is kept then
+    :raises ServiceError: one line; no socket stays open then
     """
 
     def listen(family: int, address: tuple[Any, ...]) -> socket.socket | None:
@@ -54,7 +54,7 @@ def _reserved(family: int, address: tuple[Any, ...], host: str) -> socket.socket
         first.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         second = _bound(family, first.getsockname(), host, shared=True)
         if second is not None:
-            # It was needed because of old connections of this port; from now on it would let in others.
+            # It was needed because of old connections of this port; from now on it would let other processes bind it.
             second.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
     return second
 
@@ -81,7 +81,7 @@ def _for_all_addresses(
 
 def _addresses(host: str, port: int) -> Iterator[tuple[int, tuple[Any, ...]]]:
     """Family and address, each once; IPv4 first."""
-    # Without a host, getaddrinfo names the addresses that stand for all, of both kinds.
+    # Without a host, getaddrinfo returns the wildcard addresses of both families.
     name = None if is_every_address(host) else host
     found = socket.getaddrinfo(name, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     for family, _, _, _, address in sorted(dict.fromkeys(found), key=lambda entry: entry[0]):
@@ -89,7 +89,7 @@ def _addresses(host: str, port: int) -> Iterator[tuple[int, tuple[Any, ...]]]:
 
 
 def _bound(family: int, address: tuple[Any, ...], host: str, *, shared: bool) -> socket.socket | None:
-    """None where this machine cannot do IPv6, though the host has an address of that kind."""
+    """None if this machine has no IPv6, although the host has an IPv6 address."""
     try:
         sock = socket.socket(family, socket.SOCK_STREAM)
     except OSError as error:
@@ -99,7 +99,7 @@ def _bound(family: int, address: tuple[Any, ...], host: str, *, shared: bool) ->
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
-            # An IPv4 client is the business of the IPv4 socket, on every platform.
+            # IPv4 clients always use the IPv4 socket, on every platform.
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         if shared:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)

@@ -1,4 +1,4 @@
-"""A connection that has been accepted and has not said anything yet."""
+"""A connection that has been accepted and has not sent anything yet."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from .waiting import Waiting
 
 
 class Newcomer:
-    """A bare socket on the event loop, until its first bytes are there. They are looked at and stay in the kernel, so
-    that whoever gets the socket reads it from its beginning. IOLoop thread only.
+    """A bare socket on the event loop, until its first bytes arrive. They are peeked at and stay in the kernel, so that
+    the next owner of the socket reads it from its beginning. IOLoop thread only.
 
     A member of the crowd (``rules/crowd.py``) while it waits.
 
@@ -32,12 +32,12 @@ class Newcomer:
 
     @property
     def peer(self) -> str:
-        """The IP address of the other end; ``""`` where there is none."""
+        """The IP address of the other end; ``""`` if there is none."""
         return str(self.address[0]) if isinstance(self.address, tuple) else ""
 
     def peek(self) -> bytes | None:
-        """What has been received so far, at most ``MAX_HEAD_BYTES``; ``b""`` at the end, or if the connection is lost;
-        None where nothing is there yet."""
+        """The bytes received so far, at most ``MAX_HEAD_BYTES``; ``b""`` at the end, or if the connection is lost; None
+        if nothing has arrived yet."""
         try:
             return self.sock.recv(MAX_HEAD_BYTES, socket.MSG_PEEK)
         except BlockingIOError:
@@ -46,14 +46,13 @@ class Newcomer:
             return b""
 
     def wait(self, on_readable: Callable[[Newcomer], None], on_end: Callable[[Newcomer], None]) -> None:
-        """Have ``on_readable`` called as soon as :meth:`peek` returns something, again and again until :meth:`leave`;
-        or ``on_end`` if it was closed before, never from here nor from :meth:`close`."""
+        """Call ``on_readable`` whenever :meth:`peek` returns something, until :meth:`leave`; or ``on_end`` if it is
+        closed before, but never from within this method or :meth:`close`."""
         self._on_end = on_end
         asyncio.get_running_loop().add_reader(self.sock.fileno(), on_readable, self)
 
     def hold(self, waiting: Waiting, on_end: Callable[[Newcomer], None]) -> None:
-        """Its handshake waits. Have ``on_end`` called as by :meth:`wait`; after :meth:`close`, the handshake is given
-        up."""
+        """Its handshake waits. Call ``on_end`` as :meth:`wait` does; :meth:`close` also gives up the handshake."""
         self.waiting, self._on_end = waiting, on_end
 
     def leave(self) -> socket.socket:

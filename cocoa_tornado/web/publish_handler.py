@@ -39,16 +39,16 @@ PROBLEMS: Final = {
 
 
 class PublishHandler(ReadsBody):
-    """For trying things out, and for ``probe-device``; on by default only with the embedded broker. The body is the
-    value of a record; the token says for which device, and no other may be named. The record has no headers, whatever
-    the request has: nothing but its body reaches the broker.
+    """For trials, and for ``probe-device``; on by default only with the embedded broker. The body is the value of a
+    record for the token's device; it must not name another one. Only the body reaches the broker: the record has no
+    headers.
 
     The order of the answers: 404 (off), 401, 413, 429, 403 for ``to`` or ``except``, 400, 403 for another device, 503.
-    The device's inbound rate holds here too.
+    The device's inbound rate applies here too.
     """
 
-    # It is decoded on the event loop, twice with the embedded broker: 64 KiB of brackets take ten milliseconds, and a
-    # megabyte took half a second. Backends write to the topic, where 1 MiB is the bound.
+    # The body is decoded on the event loop, with the embedded broker twice: 64 KiB of brackets take ten milliseconds, a
+    # megabyte half a second. Backends write to the topic, where the limit is 1 MiB.
     max_body_bytes = 64 * 1024
     allows_any_host = True
     _identity: DeviceIdentity | None = None

@@ -20,9 +20,9 @@ log = logging.getLogger("cocoa.device")
 
 
 class Revocation:
-    """Judges every connection anew when asked to, and ends those whose key has gone with 4401. IOLoop thread only.
+    """Checks every connection again on request, and closes those whose key was removed with 4401. IOLoop thread only.
 
-    What is queued for such a device is not sent any more; with a mailbox it stays in the box.
+    Messages that are queued for such a device are not sent; with a mailbox they stay in the box.
     """
 
     def __init__(self, live: Live, sockets: OpenSockets) -> None:
@@ -31,13 +31,13 @@ class Revocation:
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Begin; if it is under way, another round follows."""
+        """Begin a round; if one is in progress, another one follows."""
         self._again = True
         if self._task is None or self._task.done():
             self._task = asyncio.get_running_loop().create_task(self._run(), name="revocation")
 
     def stop(self) -> None:
-        """Leave the rest as it is."""
+        """Stop checking."""
         if self._task is not None:
             self._task.cancel()
 
@@ -48,7 +48,7 @@ class Revocation:
             work = 0
             for connection in self._sockets:
                 work += 1
-                # A key may come back meanwhile, so each is judged in its turn.
+                # A key may come back meanwhile, so check each connection again now.
                 if connection.is_open and not self._live.now.keys.still_trusts(connection.identity):
                     connection.end(KEY_REMOVED)
                     closed += 1

@@ -1,29 +1,28 @@
-"""The streams of accepted connections: Tornado's, except that what Tornado refuses on its own authority gets the
-contract's body too, that chunk extensions and trailer fields, which Tornado takes for faults, are ignored, and that a
-client which has said all that it wants to say still gets its answer.
+"""The streams of accepted connections: Tornado's, with three changes. Tornado's own refusals get the contract's body;
+chunk extensions and trailer fields, which Tornado treats as errors, are ignored; and a client that has shut down its
+side after its request still gets its answer.
 
-``tornado/http1connection.py`` answers what it cannot read as HTTP with a bare status line, which it writes to the
-stream, and closes the stream without an answer where headers, or the line before a chunk, go on for too long. Read
-against Tornado 6.6.1; this file alone knows of it. Where another version writes something else, that is what the client
-gets: nothing worse.
+``tornado/http1connection.py`` answers input that is not HTTP with a bare status line, and closes the stream without an
+answer if headers, or the line before a chunk, are too long. Read against Tornado 6.6.1; only this file depends on it.
+If another version writes something else, the client gets that.
 
-``tornado/iostream.py`` looks for the end of a head with a regular expression, from the start again and again while it
-drips in, and counts bytes alone. Here ``rules/request_head.py`` looks for it instead, in the place where Tornado does
-(``_find_read_pos``, ``_read_buffer``). A version that looks elsewhere bounds the bytes only.
+``tornado/iostream.py`` searches for the end of a head with a regular expression, from its start for each piece that
+arrives, and limits only the bytes. Here ``rules/request_head.py`` searches instead, in the place where Tornado does
+(``_find_read_pos``, ``_read_buffer``). With a version that searches elsewhere, only the bytes are limited.
 
-A client may close its side right behind its request (``nc -N``, ``shutdown(SHUT_WR)``). Tornado takes that for the end
-of the connection, though all it means is that no further request comes. Here the end counts only when somebody waits
-for bytes that can no longer come. For that, :class:`HttpStream` overrides what ``BaseIOStream`` calls ``read_from_fd``
-(public), ``_handle_events`` and ``_maybe_add_error_listener``, and asks ``_find_read_pos``. Where another version has
-no such methods, such a client gets no answer.
+A client may shut down its side right after its request (``nc -N``, ``shutdown(SHUT_WR)``). Tornado takes that for the
+end of the connection, although it only means that no further request follows. Here the end counts only when a read
+waits for bytes that can no longer arrive. For that, :class:`HttpStream` overrides ``read_from_fd`` (public),
+``_handle_events`` and ``_maybe_add_error_listener`` of ``BaseIOStream``, and calls ``_find_read_pos``. With a version
+that lacks these methods, such a client gets no answer.
 
-A slow client is known by two things that stand still: the bytes that the kernel has taken from the stream, and those
-that the client's own kernel has yet to acknowledge. ``IOStream`` keeps the first in ``_total_write_done_index``. Where
-another version does not, an answer counts as progress only when it has been written as a whole.
+A slow client is recognized by two counts that do not change: the bytes that the kernel has taken from the stream, and
+the bytes that the client's kernel has yet to acknowledge. ``IOStream`` has the first in ``_total_write_done_index``.
+With a version that does not, an answer counts as progress only when it has been written as a whole.
 
-After an upgrade the socket leaves its stream (:meth:`HttpStream.give_up_socket`), with what is in ``_read_buffer`` and
-``_write_buffer``. Where another version has no such attributes, the first is read in the public way, and a stream that
-is not done with an answer is closed.
+After an upgrade the socket leaves its stream (:meth:`HttpStream.give_up_socket`), with the contents of ``_read_buffer``
+and ``_write_buffer``. With a version that lacks these attributes, the first is read in the public way, and a stream
+that is still writing an answer is closed.
 """
 
 from __future__ import annotations
@@ -65,7 +64,7 @@ ExcInfo: TypeAlias = (
 def refusal(status: int, message: str = "", *, has_body: bool = True) -> bytes:
     """A whole response: ``{"message":"..."}``, after which the connection is closed.
 
-    :param has_body: False for a HEAD, whose answer is the same without it
+    :param has_body: False for a HEAD, whose answer has no body
     """
     reason = http.client.responses[status]
     body = json.dumps({"message": message or reason}, separators=(",", ":"))
@@ -74,15 +73,15 @@ def refusal(status: int, message: str = "", *, has_body: bool = True) -> bytes:
 
 
 class HttpStream(IOStream):
-    """A connection in the clear, until an upgrade.
+    """A connection without TLS, until an upgrade.
 
     :ivar has_upload: as for ``rules.crowd.Member``
-    :ivar has_ended: the other end has sent its last byte. It may still read
-    :ivar needs_both_ways: the request under way is of no use to a client that sends nothing more: its end is the
-        connection's end
-    :ivar is_last_request: the answer to the request under way ends the connection, unless it is an upgrade
-    :ivar is_ending: the last answer on it is given, or being written: no other request is heard
-    :ivar lingering: closes the socket in stages then; None: at once
+    :ivar has_ended: the client has sent its last byte. It may still read
+    :ivar needs_both_ways: the current request is useless to a client that sends nothing more: its end ends the
+        connection
+    :ivar is_last_request: the answer to the current request ends the connection, unless it is an upgrade
+    :ivar is_ending: the connection's last answer is given or being written: no other request is read
+    :ivar lingering: closes the socket in stages then; None: it is closed at once
     :ivar refusal: a device, and why presence has refused it, before the first request was parsed
     """
 
@@ -112,7 +111,7 @@ class HttpStream(IOStream):
         super().__init__(*args, **kwargs)
 
     def end_after_answer(self) -> None:
-        """The next :meth:`close` is the end of an answer that the client may not have heard yet."""
+        """The next :meth:`close` follows an answer that the client may not have received yet."""
         self.is_ending = True
 
     @property
@@ -122,14 +121,15 @@ class HttpStream(IOStream):
         return taken, unacknowledged_bytes(self.socket)
 
     def give_up_socket(self) -> tuple[socket.socket, bytes, bytes]:
-        """Close the stream, but not its socket; returns that, what has been read from it, and what is yet to be sent.
+        """Close the stream, but not its socket. Return the socket, the bytes read from it, and the bytes yet to be
+        sent.
 
-        :raises StreamClosedError: the client has gone
+        :raises StreamClosedError: the client has disconnected
         """
         if self.closed():
             raise StreamClosedError(self.error)
         unread, unsent = self._find_unread(), self._find_unsent()
-        if self.closed():  # to look for what is unread may have found the end
+        if self.closed():  # looking for unread data may have found the end
             raise StreamClosedError(self.error)
         self._keeps_socket = True
         self.close()
@@ -156,14 +156,14 @@ class HttpStream(IOStream):
         return unsent
 
     def write(self, data: bytes | memoryview) -> Future[None]:
-        """As Tornado's; its bare 400 becomes one with a body, unless an answer has been given."""
+        """As Tornado's. Its bare 400 gets a body, unless an answer was given."""
         if data == BARE_BAD_REQUEST:
             data = b"" if self.is_ending else refusal(400, has_body=not self._is_head)
             self.is_ending = True
         return super().write(data)
 
     def read_until_regex(self, regex: bytes, max_bytes: int | None = None) -> Awaitable[bytes]:
-        """As Tornado's, which reads a request's headers so."""
+        """As Tornado's, which reads a request's headers with it."""
         if self._chunks is not None:
             self._chunks = None
         self._check_not_over()
@@ -171,21 +171,21 @@ class HttpStream(IOStream):
         return super().read_until_regex(regex, max_bytes)
 
     def read_until(self, delimiter: bytes, max_bytes: int | None = None) -> Awaitable[bytes]:
-        """As Tornado's, which reads the line before a chunk so: without its extensions, and with room for them."""
+        """As Tornado's, which reads the line before a chunk with it. It accepts chunk extensions, and removes them."""
         self._scan = None
         if self._chunks is None:
             self._chunks = ChunkFraming()
         self._check_not_over()
         size_line, line = self._chunks.size_line, super().read_until(delimiter, MAX_LINE_BYTES)
         if isinstance(line, Future) and line.done() and line.exception() is None:
-            # Tornado joins small chunks, but only those that it sees to be there.
+            # Tornado joins small chunks, but only those that have arrived.
             there: Future[bytes] = Future()
             there.set_result(_judged(size_line, line.result()))
             return there
         return _Lazy(self._read_size, size_line, line)
 
     def read_bytes(self, num_bytes: int, partial: bool = False) -> Awaitable[bytes]:
-        """As Tornado's; before the two bytes that end a chunked body, the trailer fields are read."""
+        """As Tornado's. Before the two bytes that end a chunked body, it reads the trailer fields."""
         if self._scan is not None:
             # Tornado began to read a head from a connection that was lost.
             self._scan = None
@@ -202,7 +202,7 @@ class HttpStream(IOStream):
         return line
 
     def read_from_fd(self, buf: bytearray | memoryview) -> int | None:
-        """As Tornado's, except that the end is none (0) while nobody waits for more than has come."""
+        """As Tornado's, except that the end is not reported (0) while no read waits for more than has arrived."""
         count = super().read_from_fd(buf)
         if count == 0 and KNOWS_HALF_CLOSE:
             self.has_ended = True
@@ -213,7 +213,7 @@ class HttpStream(IOStream):
     def _handle_events(self, fd: Any, events: int) -> None:
         super()._handle_events(fd, events)
         if self.has_ended and not self.closed() and not self.reading():
-            # The socket stays readable, and the loop would come back at once, again and again.
+            # The socket stays readable, so the loop would call back without pause.
             self._state = self.io_loop.ERROR | (self.io_loop.WRITE if self.writing() else 0)
             self.io_loop.update_handler(self.fileno(), self._state)
 
@@ -222,25 +222,26 @@ class HttpStream(IOStream):
             super()._maybe_add_error_listener()
 
     def close(self, exc_info: ExcInfo = False) -> None:
-        """As Tornado's; a client whose headers are too large is told so before, and one that may not have heard its
-        last answer yet is heard out."""
+        """As Tornado's. Before, a client whose headers are too large gets a 431. A client that may not have received
+        its last answer yet is closed in stages."""
         if not self.closed() and isinstance(exc_info, UnsatisfiableReadError):
             self._refuse(431 if self._chunks is None else 400)
             exc_info = False
         if exc_info:
-            # The connection is lost, or so is its TLS: nobody hears anything.
+            # The connection, or its TLS, is lost: an answer cannot arrive.
             self.is_ending = False
         super().close(exc_info)
         if self.error is not None:
-            # Its traceback holds this stream, which holds it: a reference cycle that would wait for the collector.
+            # Its traceback refers to this stream, which refers to it: a reference cycle that only the garbage collector
+            # would free.
             self.error.__traceback__ = None
 
     def close_fd(self) -> None:
-        """As Tornado's, which calls it once, from :meth:`close`; perhaps in stages."""
+        """As Tornado's, which calls it once, from :meth:`close`. The socket may be closed in stages."""
         if self._keeps_socket:
             return
         if self.is_ending and self.lingering is not None and self.socket is not None and not self.writing():
-            # Bare of its TLS, for what comes is not read by anybody.
+            # Without its TLS, because what still arrives is not read.
             sock = socket.socket(fileno=self.socket.detach())
             sock.setblocking(False)
             self.socket = None  # type: ignore[assignment]  # as Tornado's own close_fd leaves it
@@ -249,7 +250,7 @@ class HttpStream(IOStream):
             super().close_fd()
 
     def _find_read_pos(self) -> int | None:
-        """As Tornado's, which looks here for the end of what it reads."""
+        """As Tornado's, which searches here for the end of what it reads."""
         if self._scan is None:
             return super()._find_read_pos()
         try:
@@ -262,12 +263,13 @@ class HttpStream(IOStream):
         return end
 
     def _check_not_over(self) -> None:
-        """Tornado goes on with what has come before the end, which nobody wants any more."""
+        """Tornado continues with data that arrived before the end, and is no longer needed."""
         if self.is_ending and self.closed():
             raise StreamClosedError
 
     def _refuse(self, status: int) -> None:
-        """Say so if the socket takes it at once: not after an answer that it has not taken yet."""
+        """Write the refusal if the socket takes it at once, and not after an answer that it has not taken
+        completely."""
         has_body = not (self._is_head if self._chunks is not None else self._read_buffer.startswith(b"HEAD "))
         if not self.writing() and not self.is_ending:
             self.is_ending = True
@@ -279,13 +281,13 @@ class HttpsStream(HttpStream, SSLIOStream):
     """A connection over TLS."""
 
     def close(self, exc_info: ExcInfo = False) -> None:
-        """As Tornado's; a client that speaks plain HTTP here is told so, in plain HTTP."""
+        """As Tornado's. A client that sends plain HTTP to this port gets an error in plain HTTP."""
         if isinstance(exc_info, ssl.SSLError) and exc_info.reason == "HTTP_REQUEST" and not self.closed():
             self._say_that_this_is_tls()
         super().close(exc_info)
 
     def _say_that_this_is_tls(self) -> None:
-        # Past the TLS of the socket, which has failed before it said anything.
+        # Bypass the socket's TLS, which has failed before it sent anything.
         with contextlib.suppress(OSError):
             for _ in range(MAX_PLAIN_READS):
                 if not socket.socket.recv(self.socket, 64 * 1024):
@@ -306,7 +308,8 @@ def write_progress_is_visible() -> bool:
 
 
 class _Lazy:
-    """Awaits a coroutine that is made only then: Tornado may give up before, and one never awaited is a warning."""
+    """Creates its coroutine only when awaited: Tornado may give up before, and a coroutine that is never awaited is a
+    warning."""
 
     def __init__(self, make: Callable[..., Coroutine[Any, Any, bytes]], *args: object) -> None:
         self._make, self._args = make, args
@@ -316,7 +319,7 @@ class _Lazy:
 
 
 def _judged(judge: Callable[[bytes], T], line: bytes) -> T:
-    """What the rule makes of a line; what it refuses is a 400, as any other fault in a request."""
+    """Apply the rule to a line. A line that it rejects is a 400, like any other error in a request."""
     try:
         return judge(line)
     except ValueError as error:

@@ -18,18 +18,18 @@ from .handlers import ReadsBody
 WRONG_CREDENTIALS: Final = RateLimit(per_s=1 / 6, burst=10)
 """Of one client. A person who mistypes a secret does not notice it; a program gets through 14,000 guesses a day."""
 
-# Not Basic, for which a browser would ask its user. The scheme is in no registry; it names the two headers.
+# Not Basic, for which a browser would prompt its user. The scheme is not registered; it stands for the two headers.
 CHALLENGE: Final = "ApiKey"
 
 log = logging.getLogger("cocoa.http")
 
 
 class TokenHandler(ReadsBody):
-    """The optional JSON body may say ``device_id``, ``user_id``, ``device_version`` and ``groups``; without it the
+    """The optional JSON body may contain ``device_id``, ``user_id``, ``device_version`` and ``groups``; without it the
     token is for a device named after the API key. The order of the answers: 404 (off), 429, 401, 413, 400.
 
-    A client with too many wrong credentials is not judged until it may guess again: right ones too are a 429 for so
-    long. To let those through would tell which guess was right.
+    After too many wrong credentials, a client gets 429 without a check until it may try again. Correct credentials get
+    429 too, because otherwise the answer would reveal which guess was correct.
     """
 
     # A token of 13 KiB, which is the longest that is accepted, has claims of less than 10 KiB; JSON may escape some.
@@ -75,16 +75,16 @@ class TokenHandler(ReadsBody):
             log.warning("too many wrong credentials", extra=extra)
 
     def _issue(self, key: str) -> tuple[str, int, str]:
-        """The outcome for the counter; the status; the token, or what to tell the caller."""
+        """Return the outcome for the counter, the status, and the token or the message for the caller."""
         context = self.context
         signer = context.live.now.signer
         if signer is None:
-            # A reload has taken it away while the body came.
+            # A reload has removed it while the body arrived.
             return "invalid", 404, "Not Found"
         now = context.devices.wall_clock()
         try:
             claims = token_claims(self._request(key), context.policy, now)
-            # What is signed here must be good enough for the handshake.
+            # The handshake must accept every token that is signed here.
             check_claims(claims, context.policy, now)
         except IdentityError as error:
             return "invalid", 400, f"Invalid {error.reason}"
@@ -96,7 +96,7 @@ class TokenHandler(ReadsBody):
         return "issued", 200, token
 
     def _known_key(self) -> str | None:
-        """The API key, where its secret came with it.
+        """Return the API key if its secret is correct.
 
         Every configured pair is compared, in a time that does not depend on where they differ.
         """
@@ -108,7 +108,7 @@ class TokenHandler(ReadsBody):
         return matching[0] if matching else None
 
     def _request(self, key: str) -> TokenRequest:
-        """What the body asks for. ValueError with a text for the caller, if it is no JSON object."""
+        """Return the request in the body. Raises ValueError with a text for the caller, if it is not a JSON object."""
         try:
             text = self.body()
             body = read_json(text) if text.strip() else {}

@@ -1,5 +1,5 @@
-"""An event loop whose turns are bounded, however many sockets are ready, and on whose clock pauses of the process take
-no time (``rules/turns.py``). Linux has what it takes; elsewhere the loop is asyncio's own.
+"""An event loop with bounded turns for any number of ready sockets, and with a clock that skips pauses of the process
+(``rules/turns.py``). Linux only; elsewhere the loop is asyncio's own.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def new_event_loop() -> asyncio.AbstractEventLoop:
 
 
 def loop_clock() -> Callable[[], float]:
-    """The clock of the running event loop, which its timers go by; the machine's, where none runs."""
+    """The clock of the running event loop, which its timers use; the machine's clock if none runs."""
     try:
         return asyncio.get_running_loop().time
     except RuntimeError:
@@ -34,7 +34,7 @@ def loop_clock() -> Callable[[], float]:
 
 
 class TurnLoop(asyncio.SelectorEventLoop):
-    """Its deadlines leave out the pauses of the process. Whatever must know real time asks ``time.monotonic``."""
+    """Its deadlines skip the pauses of the process. Code that needs real time uses ``time.monotonic``."""
 
     def __init__(self) -> None:
         self._turn_clock = TurnClock(time.monotonic())
@@ -48,11 +48,11 @@ if sys.platform.startswith("linux"):
     HANGING_UP = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
 
     class TurnSelector(selectors.BaseSelector):
-        """A selector for asyncio's event loop, on epoll. One thread's.
+        """A selector for asyncio's event loop, on epoll. One thread only.
 
-        Not the standard library's with another ``select``: that one registers a descriptor without RDHUP, so each
-        change would take a second system call, and it looks up more than an event loop needs: a third of a
-        handshake's Python calls.
+        It does not subclass the standard library's, which registers a descriptor without RDHUP, so that each change
+        would take a second system call, and which does more than an event loop needs: a third of a handshake's Python
+        calls.
         """
 
         def __init__(self, clock: TurnClock | None = None) -> None:
@@ -78,7 +78,7 @@ if sys.platform.startswith("linux"):
 
         def unregister(self, fileobj: Any) -> selectors.SelectorKey:
             key = self._keys.pop(self.get_key(fileobj).fd)
-            # A descriptor that was closed before has left epoll by that.
+            # Closing a descriptor has already removed it from epoll.
             with contextlib.suppress(OSError):
                 self._epoll.unregister(key.fd)
             return key
@@ -95,15 +95,15 @@ if sys.platform.startswith("linux"):
             self._keys.clear()
 
         def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-            """As the standard library's, but not all that are ready, and those whose peer has gone last."""
+            """As the standard library's, but bounded, and with sockets whose peer has disconnected last."""
             if timeout is not None:
                 timeout = math.ceil(timeout * 1e3) * 1e-3 if timeout > 0 else 0
             self._clock.begin_wait(time.monotonic(), timeout)
             try:
                 found = self._epoll.poll(timeout, MAX_PER_TURN)
                 if timeout and not found:
-                    # A process that was stopped resumes with its wait over, and Python then returns without asking the
-                    # kernel again. What arrived meanwhile goes before the timers that are due now.
+                    # A stopped process resumes with its wait over, and Python then returns without polling again. Data
+                    # that arrived meanwhile must be handled before the timers that are due now.
                     found = self._epoll.poll(0, MAX_PER_TURN)
             except InterruptedError:
                 return []
@@ -121,7 +121,7 @@ if sys.platform.startswith("linux"):
             return ready
 
         def _choose(self, found: list[tuple[int, int]]) -> list[tuple[int, int]]:
-            """There may be more of them: find those who are alive behind those who are gone."""
+            """There may be more ready sockets: find the live ones behind those whose peer has disconnected."""
             alive: dict[int, int] = {}
             gone: dict[int, int] = {}
             room = MAX_PER_TURN
@@ -131,7 +131,7 @@ if sys.platform.startswith("linux"):
                     if fd not in alive:
                         (gone if event & HANGING_UP else alive)[fd] = event
                 if len(found) < room or len(alive) + len(gone) < known + len(found):
-                    break  # these were the last; or the kernel has gone all the way round
+                    break  # these were the last, or the kernel's queue has wrapped around
                 room = room_left(len(alive), len(gone))
                 if room:
                     found = self._epoll.poll(0, room)
@@ -141,6 +141,6 @@ if sys.platform.startswith("linux"):
         return fileobj if isinstance(fileobj, int) else int(fileobj.fileno())
 
     def _interest(events: int) -> int:
-        """For epoll. Who reads comes to the peer's end anyhow; RDHUP tells that from words."""
+        """The events for epoll. RDHUP distinguishes the peer's end from data."""
         reads = select.EPOLLIN | select.EPOLLRDHUP if events & selectors.EVENT_READ else 0
         return reads | (select.EPOLLOUT if events & selectors.EVENT_WRITE else 0)

@@ -1,10 +1,10 @@
-"""The upgrade: from a request that was judged to a connection that runs on its own.
+"""The upgrade: from an accepted handshake to a device's connection.
 
 Nearly every handshake can be decided as soon as its bytes have arrived: the token is valid and the device has no other
-connection. :class:`Upgrader` does so on the bare socket, before there is a stream, a parser, a request or a handler.
-Where other servers may hold the device, the socket waits for the verdict of presence (``waiting.py``). All others are
-Tornado's, with ``DeviceHandler`` as their judge. Both ask :class:`~.handshake.Handshake` for the rules,
-and end in :meth:`Upgrader.start`.
+connection. :class:`Upgrader` does so on the bare socket, without a stream, a parser, a request or a handler. If other
+servers may hold the device, the socket waits for the answer of presence (``waiting.py``). All other handshakes go to
+Tornado and ``DeviceHandler``. Both ways apply the rules of :class:`~.handshake.Handshake`, and end in
+:meth:`Upgrader.start`.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ http_log = logging.getLogger("cocoa.http")
 
 
 class Admission(NamedTuple):
-    """A handshake that nothing stands against any more.
+    """A handshake that is to be accepted.
 
     :ivar after: the position of the cursor after which the device wants its messages
     """
@@ -56,7 +56,7 @@ class Judged(NamedTuple):
 
 
 class Upgrader:
-    """Makes connections of handshakes. One a process; IOLoop thread only."""
+    """Turns handshakes into connections. One per process; IOLoop thread only."""
 
     def __init__(self, context: WebContext, access_log: AccessLog) -> None:
         self._context, self._access_log = context, access_log
@@ -64,12 +64,12 @@ class Upgrader:
         self._second = 0
 
     def try_at_once(self, sock: socket.socket, received: bytes, peer: str) -> bool | Waiting:
-        """Upgrade a device if that can be decided now and nothing stands against it.
+        """Upgrade a device if that can be decided now and it may connect.
 
-        :param received: what the socket has received so far, and still holds
+        :param received: the bytes received so far, which are still in the socket
         :param peer: the address at the other end
-        :returns: False: nothing has been done, and nothing was read from the socket. A :class:`Waiting`: the device
-            waits for the verdict of presence
+        :returns: False: nothing was done, and nothing was read from the socket. A :class:`Waiting`: the device waits
+            for the answer of presence
         """
         recognized = recognize(received)
         if recognized is None:
@@ -83,7 +83,7 @@ class Upgrader:
                 return False
             grant = self._context.devices.presence.try_claim(judged.identity.device_id)
         except Exception:
-            # The handler will meet the same fault, log it, and answer 500.
+            # The handler will hit the same error, log it, and answer 500.
             return False
         head = received[:size]
         if grant is None:
@@ -103,7 +103,7 @@ class Upgrader:
         return waiting if waiting.begin() or waiting.refusal is not None else waiting.is_served
 
     def _may_upgrade(self, identity: DeviceIdentity, grant: Grant) -> bool:
-        """Whether nothing has changed meanwhile. If something has, the handshake is judged anew."""
+        """Whether the device may still connect. If anything has changed meanwhile, the handshake is checked again."""
         presence = self._context.devices.presence
         is_valid = grant.lease.is_valid(presence.clock()) and presence.has_slot(grant) and not presence.draining
         now = self._context.devices.wall_clock()
@@ -150,12 +150,11 @@ class Upgrader:
     def start(
         self, sock: socket.socket, unread: bytes, unsent: bytes, admission: Admission, began_at: float
     ) -> DeviceConnection:
-        """Answer 101, and let the connection run on its own. If that fails, the slot is given back and the socket
-        closed.
+        """Answer 101 and start the connection. If that fails, the slot is released and the socket closed.
 
-        :param unread: what was read from the socket and belongs to the connection
-        :param unsent: what has to be written before the answer
-        :param began_at: when the request came, Unix seconds
+        :param unread: bytes that were read from the socket and belong to the connection
+        :param unsent: bytes to write before the answer
+        :param began_at: when the request arrived, Unix seconds
         """
         devices, (handshake, found, identity, grant, after) = self._context.devices, admission
         who = {"device_id": identity.device_id, "conn": grant.generation.number}
@@ -163,8 +162,8 @@ class Upgrader:
         try:
             now = devices.wall_clock()
             answer = unsent + switching_protocols(handshake.key, found.subprotocol, now)
-            # Where other servers may read records for its user and groups, a device that has its answer is a member.
-            # A mailbox that is not ready keeps no device out: its box follows.
+            # If other servers may read records for its user and groups, the device must be a member before it gets its
+            # answer. A mailbox that is not ready does not block the device: its box follows later.
             is_held = (
                 grant.lease.is_shared
                 and devices.mail is not None

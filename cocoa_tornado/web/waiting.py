@@ -16,12 +16,12 @@ LOOK_S = 0.25
 
 
 class Waiting:
-    """One of them. Its claim is withdrawn when :meth:`give_up` is called, or when its client has closed.
+    """One handshake that waits. Its claim is withdrawn by :meth:`give_up`, or when its client has closed.
 
-    :ivar refusal: why it was refused, once :attr:`on_settled` is called; None: it was upgraded, has vanished, or is to
-        be judged anew
-    :ivar is_served: nothing is left to do for its socket
-    :ivar on_settled: is called once, never before the handshake has begun to wait
+    :ivar refusal: why it was refused, once :attr:`on_settled` is called; None: it was upgraded, has disconnected, or is
+        to be checked again
+    :ivar is_served: the socket needs no further handling
+    :ivar on_settled: called once, never before the handshake has begun to wait
     """
 
     __slots__ = (
@@ -56,7 +56,7 @@ class Waiting:
         return self._device_id
 
     def begin(self) -> bool:
-        """Returns whether it waits; False: it is settled already."""
+        """Begin to wait. Return False if it is already settled."""
         self._waits.enter(self)
         claim = self._waits.presence.begin_claim(self._device_id, self._on_verdict)
         if self not in self._waits.waiting:
@@ -65,7 +65,7 @@ class Waiting:
         return True
 
     def give_up(self) -> None:
-        """The socket is closed, or will be."""
+        """Withdraw the claim: the socket is closed, or will be."""
         if self._waits.leave(self) and self._claim is not None:
             self._waits.presence.withdraw(self._device_id, self._claim)
 
@@ -96,9 +96,9 @@ class Waiting:
 
 
 class Waits:
-    """All of them. IOLoop thread only.
+    """All handshakes that wait. IOLoop thread only.
 
-    :ivar waiting: those without a verdict
+    :ivar waiting: those without an answer yet
     """
 
     def __init__(self, presence: Presence) -> None:
@@ -115,7 +115,7 @@ class Waits:
             self._timer = asyncio.get_running_loop().call_later(LOOK_S, self._look)
 
     def leave(self, waiting: Waiting) -> bool:
-        """False: it is not there any more."""
+        """Remove it; return False if it was not there."""
         if waiting not in self.waiting:
             return False
         del self.waiting[waiting]
