@@ -95,7 +95,7 @@ test-lower: $(VENV)/installed-engines $(LOWEST)/installed
 	if [ -n "$$lower" ]; then echo "$$lower"; $(MAKE) test-lowest; \
 	else echo 'The lowest versions are the newest: test-all is their test, too.'; fi
 
-test-nightly: $(VENV)/installed-engines $(LOWEST)/installed
+test-nightly: $(VENV)/installed-engines $(LOWEST)/installed $(VENV)/axe
 	$(PYTEST) $(PARALLEL) -p randomly --hypothesis-profile=nightly $(PYTEST_OPTIONS)
 	$(PYTEST_LOWEST) --ignore=tests/asyncapi --ignore=tests/bench --ignore=tests/openapi $(PYTEST_OPTIONS)
 
@@ -179,6 +179,11 @@ $(VENV)/installed-engines: setup.py pyproject.toml | $(VENV)/bin/python
 $(VENV)/installed-bench: setup.py pyproject.toml | $(VENV)/bin/python
 	$(PIP) --editable '.[bench,test]'
 	@touch $@ $(VENV)/installed $(VENV)/installed-test
+
+# axe-core, which judges the console's pages; without npm its test is skipped.
+$(VENV)/axe: | $(VENV)/bin/python
+	@if command -v npm >/dev/null; then npm install --silent --no-save --prefix $@ axe-core@4.14.1; \
+	else echo 'No npm: axe-core does not judge the console.' >&2; fi
 
 # Direct requirements at their lowest versions; indirect ones at their newest.
 $(LOWEST)/installed: setup.py pyproject.toml | $(VENV)/installed-test

@@ -74,12 +74,13 @@ class Page:
             await self.call(f"{domain}.enable")
         await self.look(width, height, dark=dark)
 
-    async def look(self, width: int, height: int, *, dark: bool = False) -> None:
-        """Set the size of the window and the theme of the system."""
+    async def look(self, width: int, height: int, *, dark: bool = False, calm: bool = False) -> None:
+        """Set the size of the window, the theme of the system, and whether the person wants no motion."""
         size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
         await self.call("Emulation.setDeviceMetricsOverride", **size)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
-        await self.call("Emulation.setEmulatedMedia", features=[scheme])
+        motion = {"name": "prefers-reduced-motion", "value": "reduce" if calm else "no-preference"}
+        await self.call("Emulation.setEmulatedMedia", features=[scheme, motion])
 
     def faults_but(self, *statuses: int) -> list[str]:
         """The faults, without the browser's lines about answers of these statuses."""

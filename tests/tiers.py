@@ -133,6 +133,7 @@ NOT_AT_LOWEST: Final = (
         "test_behind_proxies.py",
         "probe/test_through_proxies.py",
         "web/test_browser.py",
+        "console/test_accessibility.py",
         "console/test_browser.py",
         "speech/test_out_of_memory.py",
     ),

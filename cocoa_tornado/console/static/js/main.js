@@ -116,7 +116,7 @@ function visit(frame) {
 
 const lostPage = {
   title: "No such page",
-  render: (main) => main.append(pageHead("No such page"), nothing("There is nothing here", h("a", {href: "#/"}, "To the overview"))),
+  render: (main) => main.append(pageHead("No such page"), nothing("There is nothing here", h("a", {class: "button", href: "#/"}, "To the overview"))),
 };
 
 // -- signed out

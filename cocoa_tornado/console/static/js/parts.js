@@ -20,11 +20,12 @@ export const userLink = (user) =>
     ? h("span", {class: "muted"}, "–")
     : h("a", {href: href(["devices"], {user: userText(user)}), title: "Devices of this user"}, id(userText(user)));
 
-export const groupChips = (groups) =>
+export const groupChips = (groups, ...more) =>
   h(
     "span",
     {class: "chips"},
     groups.map((name) => h("a", {class: "chip", href: href(["devices"], {group: name}), title: "Devices of this group"}, id(name))),
+    more,
   );
 
 /** A local time; the UTC shows on hover. */
@@ -73,7 +74,7 @@ export const facts = (rows) =>
   h("dl", {class: "facts"}, rows.filter(Boolean).map(([name, ...value]) => [h("dt", {}, name), h("dd", {}, value)]));
 
 /** A table whose rows are cards on a phone.
- * @param columns [{title, cell: (row) => node, end: numbers to the right, whole: never wrapped, minor: not on a phone}];
+ * @param columns [{title, cell: (row) => node, end: numbers to the right, whole: never wrapped, named: names that wrap, but not at once, minor: not on a phone}];
  *   the first cell names the row */
 export function table(caption, columns, rows) {
   const head = columns.map(({title, end}) => h("th", {scope: "col", class: end && "end"}, title));
@@ -81,8 +82,8 @@ export function table(caption, columns, rows) {
     h(
       "tr",
       {},
-      columns.map(({title, cell, end, whole, minor}, at) => {
-        const classes = [end && "end", whole && "whole", minor && "minor"].filter(Boolean).join(" ");
+      columns.map(({title, cell, end, whole, named, minor}, at) => {
+        const classes = [end && "end", whole && "whole", named && "named", minor && "minor"].filter(Boolean).join(" ");
         return at === 0 ? h("th", {scope: "row"}, cell(row)) : h("td", {"data-label": title, class: classes || null}, cell(row));
       }),
     ),

@@ -14,13 +14,23 @@ const LIMIT = 50;
 const newest = (row) => row.connections.at(-1);
 const of = (read) => (row) => (newest(row) ? read(newest(row), row) : "");
 
+const MOST_GROUPS = 6;
+
+/** The first groups; the others are on the device's page. */
+function groups(row) {
+  const rest = row.groups.length - MOST_GROUPS;
+  if (rest <= 1) return row.groups.length ? groupChips(row.groups) : "";
+  const more = h("a", {class: "chip", href: href(["devices", row.device_id]), title: "All groups are on the page of the device"}, `${number(rest)} more`);
+  return groupChips(row.groups.slice(0, MOST_GROUPS), more);
+}
+
 const COLUMNS = [
   {title: "Device", cell: (row) => [deviceLink(row.device_id), row.connections.length > 1 && [" ", h("span", {class: "chip"}, plural(row.connections.length, "connection"))]]},
-  {title: "User", cell: (row) => userLink(row.user_id)},
-  {title: "Groups", cell: (row) => (row.groups.length ? groupChips(row.groups) : "")},
-  {title: "Server", cell: (row) => (newest(row) ? id(newest(row).server) : pill("", "not connected"))},
+  {title: "User", named: true, cell: (row) => userLink(row.user_id)},
+  {title: "Groups", cell: groups},
+  {title: "Server", named: true, cell: (row) => (newest(row) ? id(newest(row).server) : pill("", "not connected"))},
   {title: "Address", whole: true, minor: true, cell: of((one) => id(one.ip))},
-  {title: "Firmware", minor: true, cell: of((one) => id(one.version))},
+  {title: "Firmware", named: true, minor: true, cell: of((one) => id(one.version))},
   {title: "Round trip", end: true, minor: true, cell: of((one) => milliseconds(one.rtt_ms))},
   {title: "Queue", end: true, cell: of((one) => (one.queue ? pill("warn", number(one.queue)) : "0"))},
   {title: "Connected", minor: true, cell: of((one) => time(one.connected_at))},

@@ -15,10 +15,12 @@ export function render(main, {query, signal}) {
   const result = h("div", {role: "status"}, nothing("Nothing sent yet", "The record goes to the results topic, as a backend’s would, and takes the same way to its devices."));
   const record = recordForm({query});
   const sent = h("ul", {class: "sent"});
+  const hint = h("p", {class: "muted small"}, "Nothing yet. What you send is listed here until you leave the page.");
 
   async function publish(body) {
     const answer = await api.post("messages", body, {signal});
     show(result, h("div", {class: "body"}, note("ok", h("strong", {}, "Published. "), "The broker has it as ", traceLink(answer.id), ".")));
+    show(hint, "Forgotten when you leave the page.");
     sent.prepend(h("li", {}, time(new Date().toISOString()), " ", traceLink(answer.id)));
   }
 
@@ -51,6 +53,6 @@ export function render(main, {query, signal}) {
   main.append(
     pageHead(title, {lead: "Publish a record to devices, a user, a group, or everyone."}),
     h("div", {class: "notes"}, session.may("admin:write") ? null : note("info", scopeHint("admin:write"))),
-    h("div", {class: "grid"}, panel("Record", [record.element, h("div", {class: "buttons foot"}, action("Send", send, {kind: "primary"}), explain)]), h("div", {class: "stack"}, panel("Result", result, {bare: true}), panel("Sent from this page", [sent, h("p", {class: "muted small"}, "Forgotten when you leave it.")]))),
+    h("div", {class: "grid"}, panel("Record", [record.element, h("div", {class: "buttons foot"}, action("Send", send, {kind: "primary"}), explain)]), h("div", {class: "stack"}, panel("Result", result, {bare: true}), panel("Sent from this page", [sent, hint]))),
   );
 }
