@@ -172,10 +172,51 @@ console.log(left, await last);
 """
 
 
+def in_node(script: str, module: str) -> str:
+    """What a script prints that gets the URL of one of the console's modules as its argument."""
+    command = ["node", "--input-type=module", "--eval", script, (STATIC / "js" / module).as_uri()]
+    return subprocess.run(command, capture_output=True, check=True, text=True, timeout=60).stdout
+
+
 @pytest.mark.skipif(shutil.which("node") is None, reason="no Node.js")
 def test_a_page_that_waits_again_and_again_collects_no_listeners() -> None:
-    command = ["node", "--input-type=module", "--eval", PAUSES, (STATIC / "js" / "api.js").as_uri()]
-    assert subprocess.run(command, capture_output=True, check=True, text=True).stdout == "0 AbortError\n"
+    assert in_node(PAUSES, "api.js") == "0 AbortError\n"
+
+
+# A gateway that lets the device in and ends each connection at once; one wait ends early, and the last one for good.
+RECONNECTIONS = """
+import {getEventListeners} from "node:events";
+globalThis.location = new URL("http://127.0.0.1/");
+globalThis.WebSocket = class {
+  bufferedAmount = 0;
+  constructor() { setTimeout(() => { this.onopen(); this.onclose({code: 1013, reason: ""}); }); }
+};
+let chance = 0;
+Math.random = () => chance;
+const {Link} = await import(process.argv[1]);
+const [counts, phases] = [[], []];
+let leave, attempts = 0;
+const link = new Link({
+  findUrl: async () => new URL("ws://127.0.0.1/ws"),
+  getToken: async (deviceId, isAgain, signal) => { leave = signal; return "t"; },
+  onState({phase}) {
+    phases.push(phase);
+    if (phase === "connecting") counts.push(getEventListeners(leave, "abort").length);
+    if (phase === "connecting" && ++attempts >= 19) chance = 1;
+    if (phase === "waiting" && attempts === 19) setTimeout(() => link.hurry());
+    if (phase === "waiting" && attempts === 20) setTimeout(() => link.disconnect());
+  },
+  onEnd() {},
+});
+link.connect("doll");
+const left = () => getEventListeners(leave, "abort").length;
+process.on("exit", () => console.log(attempts, Math.max(...counts), left(), phases.at(-1)));
+"""
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="no Node.js")
+def test_a_device_that_connects_again_and_again_collects_no_listeners() -> None:
+    assert in_node(RECONNECTIONS, "try/link.js") == "20 0 0 off\n"
 
 
 def test_an_installation_has_every_file() -> None:

@@ -1,6 +1,6 @@
 // The connection of a device: its token, its socket, and another one after each end, until it is told to stop.
 
-import {api, parse, path} from "../api.js";
+import {api, parse, path, pause} from "../api.js";
 import {claimsOf} from "../session.js";
 import {STABLE_MS, closed, delay, refused} from "./endings.js";
 
@@ -14,15 +14,6 @@ export class NoToken extends Error {
     Object.assign(this, {why, isWrong});
   }
 }
-
-const until = (ms, signal) =>
-  new Promise((resolve) => {
-    const timer = setTimeout(resolve, ms);
-    signal.addEventListener("abort", () => {
-      clearTimeout(timer);
-      resolve();
-    }, {once: true});
-  });
 
 function json(text) {
   try {
@@ -125,9 +116,19 @@ export class Link {
       }
       const waitMs = delay(end, attempt++, how);
       onState({phase: "waiting", end, at: Date.now() + waitMs});
-      await Promise.race([until(waitMs, signal), new Promise((resolve) => (this.#wake = resolve))]);
-      this.#wake = null;
+      await this.#rest(waitMs, signal);
     }
+  }
+
+  /** Wait until it is time, hurry() is called, or the signal aborts. */
+  async #rest(ms, signal) {
+    const early = new AbortController();
+    const abort = () => early.abort();
+    this.#wake = abort;
+    signal.addEventListener("abort", abort);
+    await pause(ms, early.signal).catch(() => {});
+    signal.removeEventListener("abort", abort);
+    if (this.#wake === abort) this.#wake = null;
   }
 
   /** One connection: {end, lastedMs, askedMs, retryAfterMs, isAtOnce}. */
@@ -152,7 +153,8 @@ export class Link {
         throw new NoToken("That is not a token.", true);
       }
       let [opened, askedMs] = [0, null];
-      signal.addEventListener("abort", () => socket.close(1000), {once: true});
+      const leave = () => socket.close(1000);
+      signal.addEventListener("abort", leave);
       socket.onopen = () => {
         if (signal.aborted) return;
         opened = performance.now();
@@ -171,6 +173,7 @@ export class Link {
         if (typeof value?.cursor === "string") this.#seen(deviceId, value.cursor);
       };
       socket.onclose = ({code, reason}) => {
+        signal.removeEventListener("abort", leave); // a device comes back again and again
         if (this.#socket === socket) {
           clearTimeout(this.#acknowledging?.timer);
           [this.#socket, this.#acknowledging] = [null, null];
