@@ -275,14 +275,26 @@ SCHEMAS: Final[dict[str, Node]] = {
             "failing": array(text(), "What keeps it from being ready"),
             "parts": PARTS,
             "lag": nullable(whole("Records that it has not read; null: that is not known")),
-            "waiting": nullable(whole("Messages in the mailbox, of all servers that share it")),
+            "waiting": nullable(
+                whole("Messages in the mailbox, of all servers that share it; also those written and not acknowledged")
+            ),
             "waiting_bytes": nullable(whole("Their bytes")),
             "counters": mapping(whole(), "Since the start"),
             "latency": array(whole(), "Deliveries, by upper bound; those above all bounds are the last"),
             "device_port": nullable(whole("Of /ws, if the admin API has a port of its own")),
             "refused": mapping(whole(), "Handshakes refused since the start, by reason"),
             "closed": mapping(whole(), "Connections ended since the start, by close code"),
+            "recent": nullable(ref("Recent")) | {"description": "Null: the server is of an earlier release"},
         }
+    ),
+    "Recent": record(
+        {
+            "since": time("An hour ago, or at most a minute more; the start, if that is later"),
+            "counters": mapping(whole(), "As the server's, since then; what is 0 is left out"),
+            "refused": mapping(whole(), "Handshakes refused since then, by reason"),
+            "closed": mapping(whole(), "Connections ended since then, by close code"),
+        },
+        description="What a server has counted within the last hour",
     ),
     "Overview": record(
         {

@@ -1,7 +1,8 @@
-"""Wires the admin API and the console of one gateway. Nothing is started here."""
+"""Wires the admin API and the console of one gateway."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 from cocoa_tornado import __version__
@@ -34,7 +35,8 @@ from .parts import Parts
 def make_admin(
     parts: Parts, devices: DeviceContext, readiness: Callable[[], Readiness], opened: OpenParts
 ) -> AdminContext:
-    """What the handlers of the admin API share, on an IOLoop; from now on this server answers what others ask.
+    """What the handlers of the admin API share, on an IOLoop; from now on this server answers what others ask, and
+    takes snapshots of its counters.
 
     :param readiness: which parts of this server are ready
     """
@@ -52,7 +54,10 @@ def make_admin(
     full_boxes = Repeats(0) if mailbox is None else mailbox.counters.full
     top = Top(hub, devices.reconnects, loops, full_boxes, name, wall_clock)
     answer_queries(servers, connected, device, parts.blocks, Here(hub, name), traces, subscribers, top)
-    servers.answer(OVERVIEW, _make_overview(parts, readiness).answer)
+    overview = _make_overview(parts, readiness)
+    opened.stop(overview.stop)
+    overview.start()
+    servers.answer(OVERVIEW, overview.answer)
     watchers = Watchers(servers, devices.events.live, count_lost)
     opened.stop(watchers.close)
     search = TraceSearch(parts.broker, parts.settings.kafka_results_topic, boxes, wall_clock)
@@ -92,4 +97,6 @@ def _make_overview(parts: Parts, readiness: Callable[[], Readiness]) -> Overview
         readiness,
         listeners.own_device_port,
         _fenced(parts),
+        time.monotonic,
+        parts.wall_clock,
     )

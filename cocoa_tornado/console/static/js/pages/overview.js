@@ -12,6 +12,11 @@ export const title = "Overview";
 
 const QUIET = new Set(["off", "local", "ready"]);
 
+const KEPT = "Messages that no device has acknowledged, of all boxes: also those that were written already, until they are acknowledged or expire";
+
+/** What a server has counted within the last hour; one of an earlier release: since its start. */
+const recent = (row) => row.recent ?? row;
+
 function stat(name, label, chartOptions, read) {
   const value = h("div", {class: "value"});
   const drawing = chart(label, chartOptions);
@@ -20,8 +25,8 @@ function stat(name, label, chartOptions, read) {
     box,
     update(points) {
       const last = points.at(-1);
-      const {main, beside} = read(last, points);
-      show(value, h("strong", {}, main), beside && h("span", {}, beside));
+      const {main, beside, title} = read(last, points);
+      show(value, h("strong", {}, main), beside && h("span", {title}, beside));
       drawing.update(points.map((point) => ({at: point.at, values: chartOptions.values(point)})));
     },
   };
@@ -38,7 +43,7 @@ const STATS = [
     "Delivered",
     "Messages delivered per second",
     {format: (value) => `${rate(value)}/s`, least: 5, values: (point) => [point.rates?.delivered]},
-    (last) => ({main: `${rate(last.rates?.delivered)}/s`, beside: last.rates ? `${rate(last.rates.read)}/s records read` : "measuring"}),
+    (last) => ({main: `${rate(last.rates?.delivered)}/s`, beside: last.rates ? `${rate(Math.max(0, last.rates.read - (last.rates.canaries ?? 0)))}/s records read` : "measuring"}),
   ],
   [
     "Delivery latency",
@@ -53,7 +58,7 @@ const STATS = [
     "Not delivered",
     "Messages dropped, lost or for devices that are not connected, per second",
     {format: (value) => `${rate(value)}/s`, least: 5, values: (point) => [undelivered(point.rates)]},
-    (last) => ({main: `${rate(undelivered(last.rates))}/s`, beside: last.waiting === null ? "no mailbox" : `${plural(last.waiting, "message")} in boxes`}),
+    (last) => ({main: `${rate(undelivered(last.rates))}/s`, beside: last.waiting === null ? "no mailbox" : `${plural(last.waiting, "message")} kept in boxes`, title: last.waiting === null ? null : KEPT}),
   ],
 ];
 
@@ -67,7 +72,7 @@ function partMark(name, part) {
 
 function attention(answer) {
   const rows = answer.servers;
-  const total = (name) => rows.reduce((sum, row) => sum + (row.counters[name] ?? 0), 0);
+  const lately = (name) => rows.reduce((sum, row) => sum + (recent(row).counters[name] ?? 0), 0);
   const found = [missingNote(answer.missing)];
   for (const [name, at] of samples.gone) found.push(note("warn", h("strong", {}, id(name)), " has left: it answered last at ", time(new Date(at).toISOString()), ". It was stopped, or it has died; its devices connect to the others."));
   for (const row of rows) {
@@ -75,14 +80,16 @@ function attention(answer) {
     const warnings = Object.entries(row.parts).filter(([name, part]) => !part.ok && !row.failing.includes(name));
     for (const [name, part] of warnings) found.push(note("warn", h("strong", {}, id(row.server), `: ${name} is ${part.state}`), part.message ? `. ${part.message}` : "."));
   }
-  if (total("quarantined")) {
-    found.push(note("warn", plural(total("quarantined"), "record"), " could not be delivered as written and went to the quarantine, since the servers started. ", h("a", {href: href(["quarantine"])}, "Look at them")));
+  if (lately("leaked")) found.push(note("bad", h("strong", {}, "In the last hour messages leaked: "), plural(lately("leaked"), "message"), " reached a canary that they were not for. The log of its server has the event ", h("code", {}, "message leaked"), "."));
+  if (lately("quarantined")) {
+    found.push(note("warn", "In the last hour ", plural(lately("quarantined"), "record"), " could not be delivered as written and went to the quarantine. ", h("a", {href: href(["quarantine"])}, "Look at them")));
   }
-  if (total("lost")) found.push(note("warn", plural(total("lost"), "message"), " left the mailbox unacknowledged since the servers started: expired, or dropped from a full box. ", h("a", {href: href(["trace"])}, "Trace one")));
-  for (const row of rows.filter((each) => each.counters.fenced)) {
-    found.push(note("warn", h("strong", {}, id(row.server)), ` has lost its lease in Redis, and with it its devices: fenced ${plural(row.counters.fenced, "time")} since it started.`));
+  if (lately("lost")) found.push(note("warn", "In the last hour ", plural(lately("lost"), "message"), " left the mailbox unacknowledged: expired, or dropped from a full box. ", h("a", {href: href(["trace"])}, "Trace one")));
+  for (const row of rows.filter((each) => recent(each).counters.fenced)) {
+    found.push(note("warn", h("strong", {}, id(row.server)), ` has lost its lease in Redis, and with it its devices: fenced ${plural(recent(row).counters.fenced, "time")} in the last hour.`));
   }
-  if (total("other_key")) found.push(note("info", plural(total("other_key"), "record"), " had a key that names neither the device nor the session. They are delivered, for the value decides, but perhaps not in order."));
+  if (lately("canaries_lost")) found.push(note("warn", "In the last hour ", plural(lately("canaries_lost"), "canary message"), " did not arrive within a minute."));
+  if (lately("other_key")) found.push(note("info", "In the last hour ", plural(lately("other_key"), "record"), " had a key that names neither the device nor the session. They are delivered, for the value decides, but perhaps not in order."));
   if (rows.some((row) => (row.lag ?? 0) > 1000)) found.push(note("warn", "Records wait to be read: the gateway is behind its topic by ", number(Math.max(...rows.map((row) => row.lag ?? 0))), "."));
   return found;
 }
@@ -120,22 +127,31 @@ const REFUSALS = {
 
 /** Counts by reason, the largest first. */
 function reasons(answer, field, words) {
-  const sums = {};
-  for (const row of answer.servers) for (const [name, count] of Object.entries(row[field] ?? {})) sums[name] = (sums[name] ?? 0) + count;
-  const found = Object.entries(sums).sort((one, other) => other[1] - one[1]);
-  if (!found.length) return h("p", {class: "muted"}, "None since the start.");
-  return h("dl", {class: "facts counts"}, found.map(([name, count]) => [h("dt", {class: "number"}, number(count)), h("dd", {}, h("code", {}, name), words[name] && h("span", {class: "muted"}, ` ${words[name]}`))]));
+  const [all, latest] = [(row) => row, recent].map((read) => {
+    const sums = {};
+    for (const row of answer.servers) for (const [name, count] of Object.entries(read(row)[field] ?? {})) sums[name] = (sums[name] ?? 0) + count;
+    return sums;
+  });
+  const found = Object.entries(all).sort((one, other) => other[1] - one[1]);
+  if (!found.length) return h("p", {class: "body muted"}, "None since the start.");
+  const why = (name) => [h("code", {}, name), words[name] && h("span", {class: "muted"}, ` ${words[name]}`)];
+  return table("Counts by reason", countColumns("Reason", ([name]) => why(name), ([name]) => latest[name] ?? 0, ([, count]) => count), found);
 }
 
+const countColumns = (title, name, latest, all) => [
+  {title, cell: name},
+  {title: "Last hour", end: true, cell: (row) => number(latest(row))},
+  {title: "Since the start", end: true, cell: (row) => number(all(row))},
+];
+
 function totals(answer) {
-  const sum = (name) => answer.servers.reduce((found, row) => found + (row.counters[name] ?? 0), 0);
+  const sum = (name, read) => answer.servers.reduce((found, row) => found + (read(row).counters[name] ?? 0), 0);
+  const count = (name, read) => (name === "read" ? Math.max(0, sum("read", read) - sum("canaries", read)) : sum(name, read));
   const mailbox = answer.servers.find((row) => row.waiting !== null);
-  return h(
-    "dl",
-    {class: "facts"},
-    TOTALS.map(([name, label]) => [h("dt", {}, label), h("dd", {class: "number"}, number(sum(name)))]),
-    mailbox && [h("dt", {}, "in the mailbox"), h("dd", {class: "number"}, `${plural(mailbox.waiting, "message")}, ${bytes(mailbox.waiting_bytes)}`)],
-  );
+  return [
+    table("Totals", countColumns("All servers", ([, label]) => label, ([name]) => count(name, recent), ([name]) => count(name, (row) => row)), TOTALS),
+    mailbox && h("p", {class: "body muted", title: KEPT}, `Kept in boxes, written ones included: ${plural(mailbox.waiting, "message")}, ${bytes(mailbox.waiting_bytes)}.`),
+  ];
 }
 
 const WATCHED = [
@@ -173,7 +189,7 @@ export function render(main, {signal}) {
       slots.notes,
       h("div", {class: "stats"}, stats.map((each) => each.box)),
       panel("Servers", slots.servers, {bare: true}),
-      h("div", {class: "grid"}, h("div", {class: "stack"}, panel("Parts", slots.parts), panel("Devices to look at", slots.watched), panel("Connections refused", slots.refused)), h("div", {class: "stack"}, panel("Since the start", slots.totals), panel("Connections closed", slots.closed))),
+      h("div", {class: "grid"}, h("div", {class: "stack"}, panel("Parts", slots.parts), panel("Devices to look at", slots.watched), panel("Connections refused", slots.refused, {bare: true})), h("div", {class: "stack"}, panel("Counted", slots.totals, {bare: true}), panel("Connections closed", slots.closed, {bare: true}))),
     );
     const showTop = async () => refresh(slots.watched, watched(await api.get("top", {query: {limit: 5}, signal})));
     poll(showTop, {everyMs: 10_000, signal, onError: (error) => slots.watched.querySelector("ol") || show(slots.watched, failed(error))});
