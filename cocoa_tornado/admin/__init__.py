@@ -1,1 +1,1 @@
-"""The admin API: what operators see and do, over all servers."""
+"""The admin API: operators see and control devices and messages over all servers."""

@@ -1,4 +1,4 @@
-"""Blocked devices in a file, where no server shares anything."""
+"""Blocked devices in a file, for a server that shares no Redis with others."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ MAX_BYTES: Final = 16 * 1024 * 1024
 class BlockFile:
     """A :class:`~.blocks.BlockStore`: a JSON object of devices, each with the end of its block, or null.
 
-    :param path: None: there is no place for one; nothing can be blocked
+    :param path: None: there is no folder for it; no device can be blocked
     """
 
     is_shared = False
 
     def __init__(self, path: Path | None) -> None:
         self._path = path
-        self._changing = asyncio.Lock()  # a change that began before another one's end would undo that
+        self._changing = asyncio.Lock()  # a change that began before another one's end would undo it
 
     def __repr__(self) -> str:
         return f"<BlockFile {self._path}>"

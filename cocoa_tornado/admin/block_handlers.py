@@ -50,7 +50,7 @@ class BlockHandler(AdminHandler):
 
 
 def _unix_s(text: object) -> float:
-    """The time that RFC 3339 text stands for. Raises :class:`Invalid`; also for one that no calendar has in UTC."""
+    """Parse RFC 3339 text. Raises :class:`Invalid`; also for a time outside the calendar in UTC."""
     try:
         time = datetime.fromisoformat(text) if isinstance(text, str) else None
         if time is not None and time.tzinfo is not None:

@@ -1,4 +1,4 @@
-"""Blocked devices in Redis, where servers share it, or the mailbox is in it."""
+"""Blocked devices in Redis, if presence or the mailbox uses it."""
 
 from __future__ import annotations
 

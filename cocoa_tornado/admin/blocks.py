@@ -32,7 +32,7 @@ class BlockFault(CocoaError):
 
 
 class BlockStore(Protocol):
-    """Where the blocks are kept. A write is durable when it returns, as far as the store is.
+    """The store of the blocks. When a write returns, it is as durable as the store.
 
     :ivar is_shared: other servers may change it
     """
@@ -40,7 +40,7 @@ class BlockStore(Protocol):
     is_shared: bool
 
     async def changed(self) -> bool:
-        """Whether it may have changed since the last :meth:`read`. Cheap. Raises BlockFault."""
+        """Whether the store may have changed since the last :meth:`read`. Cheap. Raises BlockFault."""
 
     async def read(self) -> Mapping[str, float]:
         """All blocks: the device, and when its block ends; ``math.inf``: never. Raises BlockFault."""
@@ -77,7 +77,7 @@ class Full(Exception):
 class Blocks:
     """This server's view of the store.
 
-    :ivar blocked: what the handshake asks
+    :ivar blocked: the table that each handshake looks at
     """
 
     def __init__(self, store: BlockStore, hub: Hub, wall_clock: Callable[[], float]) -> None:
@@ -102,7 +102,7 @@ class Blocks:
             self._polling = asyncio.ensure_future(self._poll())
 
     async def close(self, timeout_s: float) -> None:
-        """Read no more. What is blocked stays so."""
+        """Stop reading the store. Blocked devices stay blocked."""
         if self._polling is not None:
             self._polling.cancel()
         with contextlib.suppress(TimeoutError):
@@ -123,7 +123,7 @@ class Blocks:
             await self._read()
 
     async def refresh(self, question: Refresh) -> Refreshed:
-        """A server has changed the store."""
+        """Read again: a server has changed the store."""
         await self._read()
         return Refreshed(self._close_blocked())
 

@@ -21,10 +21,10 @@ CHUNK: Final = 2_000
 
 
 class CloseOrder(msgspec.Struct, frozen=True):
-    """Whose connections to close.
+    """The connections to close.
 
     :ivar kind, id: as in :class:`~.requests.Target`
-    :ivar after_ms: when the devices are to connect again; None: they are not told
+    :ivar after_ms: when the devices should reconnect; None: they get no such message
     """
 
     kind: str
@@ -82,7 +82,7 @@ class Connected:
         )
 
     async def close(self, order: CloseOrder) -> Closed:
-        """Close the connections of a device, a user or a group. What is queued for them is written before."""
+        """Close the connections of a device, a user or a group, after writing the messages that are queued for them."""
         clients = [
             client
             for device_id in self.devices_of(Target(order.kind, order.id))
@@ -104,7 +104,7 @@ class Connected:
         return (target.id,) if self._hub.is_device_connected(target.id) else ()
 
     def _selected(self, selection: Selection) -> Collection[str]:
-        """Those of the user or the group, or all."""
+        """The devices of the user or the group, or all."""
         if selection.user is None and selection.group is None:
             return self._hub.devices()
         named = [] if selection.user is None else [self._hub.devices_of_user(user_of(selection.user))]

@@ -1,4 +1,4 @@
-"""What the handlers of the admin API share."""
+"""The context that the handlers of the admin API share."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ MAX_CLIENTS = 8192
 
 @dataclass(frozen=True, slots=True)
 class AdminContext:
-    """Made by the composition root, handed over through ``initialize``; IOLoop thread only.
+    """Created by the composition root and passed through ``initialize``; IOLoop thread only.
 
-    :ivar expensive: bounds the requests that take long
+    :ivar expensive: bounds the concurrent requests that take long
     :ivar guesses: wrong tokens, by address; :ivar requests: with a token, by its subject
     """
 

@@ -39,9 +39,9 @@ class EventRow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DeviceAnswer(msgspec.Struct, frozen=True):
-    """What one server knows of a device.
+    """One server's answer about a device.
 
-    :ivar fenced: how often the others have declared this server dead since it started, and its connections ended
+    :ivar fenced: how often other servers have declared this one dead since it started, which ended its connections
     """
 
     device: DeviceRow | None
@@ -50,9 +50,9 @@ class DeviceAnswer(msgspec.Struct, frozen=True):
 
 
 class BoxRow(msgspec.Struct, frozen=True, kw_only=True):
-    """What waits in a device's box.
+    """The messages that wait in a device's box.
 
-    :ivar oldest, newest: timestamps of the records; null if nothing waits, and for what no calendar has
+    :ivar oldest, newest: timestamps of the records; null if no message waits, and for a time outside the calendar
     :ivar acknowledged: the highest number that the device has acknowledged in each lane; null: it never has
     """
 
@@ -67,7 +67,7 @@ DEVICE: Final = Topic("device", DeviceQuestion, DeviceAnswer)
 
 
 class OneDevice:
-    """What this server knows of single devices. IOLoop thread only.
+    """Answers questions about single devices of this server. IOLoop thread only.
 
     :param fenced: see :class:`DeviceAnswer`
     """
@@ -145,17 +145,18 @@ async def members_page(mailbox: Mailbox, audience: Audience, selection: Selectio
 
 
 async def empty(mailbox: Mailbox, device_id: str) -> int:
-    """Take everything out of a device's box; return how many messages wait no longer.
+    """Remove all messages from a device's box; return how many were removed.
 
-    What is already queued for its connection is still sent. To a device that never acknowledges, the messages count as
-    written: an acknowledgement would make it one that does, and it would get each later message again and again.
+    Messages that are already queued for its connection are still sent. For a device that never acknowledges, the
+    messages are marked as written. Acknowledging them for it would make it count as a device that acknowledges, and
+    each later message would be sent again on every connection.
 
     :raises MailboxError: the mailbox is unavailable
     """
     waiting = (await weigh(mailbox, device_id)).messages
     box = await mailbox.look(device_id)
     everything = Position(box.normal.last, box.epoch, box.high.last)
-    # Either is stored within a second, and every later look already knows it.
+    # Either mark is stored within a second, and every later look includes it.
     if box.has_acked:
         mailbox.acknowledge(device_id, everything)
     else:

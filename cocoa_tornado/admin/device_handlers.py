@@ -1,4 +1,4 @@
-"""The connected devices: who they are, and how to close their connections."""
+"""The connected devices: listing them, and closing their connections."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ EMPTY: Final = BoxRow(oldest=None, newest=None, acknowledged=None, messages=0, b
 
 
 class DevicesHandler(AdminHandler):
-    """``GET devices``: those that are connected, over all servers, in pages."""
+    """``GET devices``: the connected devices of all servers, in pages."""
 
     @expensive
     async def get(self) -> None:
@@ -57,8 +57,8 @@ class MembersHandler(AdminHandler):
 
 
 class DeviceHandler(AdminHandler):
-    """``GET devices/{id}``: its connections, its last events over all servers, its box, and whether it is blocked.
-    404 if no server that answers knows anything of it."""
+    """``GET devices/{id}``: its connections, its last events over all servers, its box, and whether it is blocked. 404
+    if no server that answers knows the device."""
 
     async def get(self, text: str) -> None:
         device_id = read_target("devices", text).id
@@ -76,7 +76,7 @@ class DeviceHandler(AdminHandler):
         self.answer_struct(200, msgspec.structs.asdict(row) | more)
 
     def _block(self, device_id: str) -> dict[str, object]:
-        """Whether it is blocked, and until when; None: until somebody ends it."""
+        """Return whether it is blocked, and until when; None: until it is unblocked."""
         blocked = self.context.blocked
         if not blocked.holds(device_id, self.context.devices.wall_clock()):
             return {"blocked": False, "blocked_until": None}

@@ -1,4 +1,4 @@
-"""What happens to devices, as it happens."""
+"""The live stream of events."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class EventsHandler(AdminHandler):
             self._watcher.end("the client has gone")
 
     async def _show(self, watcher: Watcher) -> None:
-        """Write until the stream ends. What the client does not take holds up nothing but its own events."""
+        """Write until the stream ends. A slow client delays only its own events."""
         self.set_header("Content-Type", "text/event-stream")
         self.set_header("Cache-Control", "no-store")
         self.set_header("X-Accel-Buffering", "no")
@@ -78,7 +78,7 @@ class EventsHandler(AdminHandler):
         self.write(f": {watcher.ended.result()}\n\n")
 
     async def _is_taken(self, watcher: Watcher) -> bool:
-        """Wait until the socket has taken what was written. False: the stream is to end."""
+        """Wait until the socket has taken everything that was written. False: end the stream."""
         taken = self.flush()
         futures: list[asyncio.Future[Any]] = [taken, watcher.ended]
         await asyncio.wait(futures, return_when=asyncio.FIRST_COMPLETED)
@@ -88,7 +88,7 @@ class EventsHandler(AdminHandler):
 
     @property
     def _left_s(self) -> float:
-        """Until the token expires."""
+        """Seconds until the token expires."""
         assert self.operator is not None
         expires_at = self.operator.expires_at + self.context.policy.leeway_s
         return max(0.0, expires_at - self.context.devices.wall_clock())

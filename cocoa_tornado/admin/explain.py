@@ -1,4 +1,4 @@
-"""What would become of a record if it were published now: decided by the router's own rules. Pure, but for
+"""Predicts what would happen to a record if it were published now, with the router's own rules. Pure, except
 :class:`Here`."""
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class Here:
 
 
 class Verdict(msgspec.Struct, frozen=True):
-    """What would become of the message for one device."""
+    """What would happen to the message for one device."""
 
     device_id: str
     would: Would
@@ -80,7 +80,7 @@ class Verdict(msgspec.Struct, frozen=True):
 
 
 def question_for(address: Address, members: Sequence[str] | None) -> HolderQuestion:
-    """What to ask the servers.
+    """The question to the servers.
 
     :param members: the recipients, if the mailbox finds them
     """
@@ -119,7 +119,7 @@ def explain(
     options = record.options
     if options is not None and 0 < options.expires_ms(record.timestamp_ms, now_ms) < now_ms:
         return [Verdict(device_id, "drop", f"its ttl of {options.ttl_s} s has ended") for _, device_id in messages]
-    # To this function every server is another one.
+    # For this function, this server counts as another one too.
     routed = plan(messages, (), holders)
     unheld = frozenset(routed.unheld)
     return [
@@ -135,7 +135,7 @@ def counts_of(verdicts: Iterable[Verdict]) -> Mapping[str, int]:
 
 
 def _unheld(record: Record, *, has_mailbox: bool) -> tuple[Would, str]:
-    """What becomes of a message whose device no server holds."""
+    """The fate of a message whose device no server holds."""
     if not has_mailbox:
         return "drop", "not connected, and there is no mailbox"
     if record.interim_of:

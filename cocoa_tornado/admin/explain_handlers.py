@@ -1,4 +1,4 @@
-"""What would become of a record."""
+"""The dry run of a record."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ EMPTY: Final[dict[str, object]] = {"devices": [], "counts": {}, "more": False, "
 
 
 class ExplainHandler(AdminHandler):
-    """``POST explain?headers=&timestamp=``: takes the value of a record, and says what would become of it now. Sends
+    """``POST explain?headers=&timestamp=``: takes the value of a record, and answers what would happen to it now. Sends
     nothing.
 
     ``headers`` is a JSON object of the record's headers, whose values are strings; ``timestamp`` is the record's, in

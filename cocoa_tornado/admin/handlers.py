@@ -1,4 +1,4 @@
-"""The base of all handlers of the admin API: who may ask for what, and how often."""
+"""The base of all handlers of the admin API: authentication, scopes and rate limits."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class WrongKind(Exception):
 
 
 def expensive(method: Method[H, P]) -> Method[H, P]:
-    """A method that looks at many devices, or reads much. Few of them run at once; more are a 429."""
+    """Mark a method that looks at many devices, or reads much data. Only a few run at once; more get 429."""
 
     @functools.wraps(method)
     async def bounded(self: H, /, *args: P.args, **kwargs: P.kwargs) -> None:
@@ -61,11 +61,11 @@ def expensive(method: Method[H, P]) -> Method[H, P]:
 
 
 async def judge_token(token: str, keys: KeyStore, device_keys: KeyStore, now: float) -> Operator:
-    """Return the operator that a token stands for.
+    """Return the operator that a token names.
 
     :param now: Unix seconds
     :raises IdentityError: it is not valid
-    :raises WrongKind: it stands for a device
+    :raises WrongKind: it is a device's
     """
     try:
         return operator_of((await keys.examine(token)).claims, keys.policy.leeway_s, now)
@@ -82,7 +82,7 @@ class AdminHandler(ReadsBody):
     """One request to the admin API. The order of the answers: 404 (disabled), 421 (host), 405, 429 (wrong tokens), 401,
     403, 429 (requests), 413, and what the method itself answers.
 
-    A client with too many wrong tokens is not judged until it may try again, as at the token endpoint.
+    After too many wrong tokens, a client gets 429 without a check until it may try again, as at the token endpoint.
 
     :cvar scopes: the scope that each method requires
     """
@@ -97,7 +97,7 @@ class AdminHandler(ReadsBody):
         self.admin = admin
 
     def finish(self, chunk: str | bytes | dict[str, Any] | None = None) -> Future[None]:
-        """Nobody may keep an answer for later. An unknown route says nothing of that."""
+        """Forbid caching of the answer. A 404 of the disabled API looks like any unknown route, without that header."""
         if self.is_enabled:
             self.set_header("Cache-Control", "no-store")
         return super().finish(chunk)
@@ -125,7 +125,7 @@ class AdminHandler(ReadsBody):
             await self.check()
 
     async def check(self) -> None:
-        """What can be said before the body is read: raise :class:`Invalid`, or answer."""
+        """Check what needs no body: raise :class:`Invalid`, or answer."""
 
     def log_fields(self) -> dict[str, object]:
         return {} if self.operator is None else {"sub": one_line(self.operator.subject)}
@@ -154,8 +154,8 @@ class AdminHandler(ReadsBody):
         self.finish(msgspec.json.encode(body))
 
     def decode_argument(self, value: bytes, name: str | None = None) -> str:
-        """A part of the path, percent-decoded once. What is not UTF-8 is no valid id, which the method finds: here it
-        would be a 400 even where the API is disabled."""
+        """Percent-decode a part of the path, once. The method rejects an id that is not UTF-8: an error here would be a
+        400 even if the API is disabled."""
         return value.decode("utf-8", "surrogateescape")
 
     def log_exception(
@@ -172,7 +172,7 @@ class AdminHandler(ReadsBody):
             super().write_error(status_code, **kwargs)
 
     def on_finish(self) -> None:
-        """Every change, and every attempt at one, is one line of the log."""
+        """Log every change, and every attempt at one, as one line."""
         super().on_finish()
         if self.operator is not None and self.request.method not in ("GET", "HEAD", "OPTIONS"):
             extra = {"method": self.request.method, "path": shown_path(self.request.path), "status": self.get_status()}
@@ -180,13 +180,13 @@ class AdminHandler(ReadsBody):
             log.info("admin request", extra=who | extra | dict(self._about))
 
     def note_in_log(self, name: str, text: str) -> None:
-        """Say in that line what has changed, if the path does not."""
+        """Add fields to that line: what has changed, if the path does not show it."""
         self._about = {name: one_line(text)}
 
-    # -- who asks
+    # -- authentication
 
     async def _identify(self) -> Operator | None:
-        """None: the answer has been given."""
+        """Return the operator; None: the answer was given."""
         admin, now = self.admin, self.context.devices.clock()
         client, live = client_of(self.request.remote_ip or ""), self.context.live.now
         wait_s = admin.guesses.wait_s(client, WRONG_TOKENS, now)
@@ -207,7 +207,7 @@ class AdminHandler(ReadsBody):
         return None
 
     def _log_burst(self, client: str, now: float) -> None:
-        """One line until the client has been quiet for a minute; not many more for any number of clients."""
+        """Log one line until the client has been quiet for a minute, and a bounded number for any number of clients."""
         suppressed = self.admin.guess_lines.take(now)
         if suppressed is not None:
             extra: dict[str, object] = {"remote_ip": client} | ({"suppressed": suppressed} if suppressed else {})
@@ -217,7 +217,7 @@ class AdminHandler(ReadsBody):
         self.refuse(403, f"Missing scope {scope}")
 
     def _is_over_its_rate(self, operator: Operator) -> bool:
-        """Counts the request, or answers 429."""
+        """Count the request, or answer 429."""
         requests, now = self.admin.requests, self.context.devices.clock()
         wait_s = requests.wait_s(operator.subject, REQUESTS, now)
         if wait_s:

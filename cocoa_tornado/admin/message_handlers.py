@@ -19,8 +19,8 @@ ID_HEADER: Final = "cocoa.id"
 
 
 class MessagesHandler(AdminHandler):
-    """``POST messages``: publishes the body to the results topic, as it is. The answer comes once the broker has
-    acknowledged the record, and names its id: its own, or a new one that it gets in a header.
+    """``POST messages``: publishes the unchanged body to the results topic. Once the broker has acknowledged the
+    record, it answers with the id: the record's own, or a new one in a header.
 
     The order of the answers, after those of every request: 413, 400, 503.
     """
@@ -60,7 +60,7 @@ class MessagesHandler(AdminHandler):
 
 
 def key_of(address: Address) -> str:
-    """The record's key, which decides its partition: what is sent to one recipient stays in order."""
+    """The record's key, which selects its partition: messages to one recipient stay in order."""
     if isinstance(address, str):
         return address
     if isinstance(address, User):

@@ -1,4 +1,4 @@
-"""How each server does, in the few figures that operators look at first."""
+"""The state of each server, in a few figures."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .servers import Topic
 
 
 class OverviewQuestion(msgspec.Struct, frozen=True):
-    """There is nothing to choose."""
+    """The question has no parameters."""
 
 
 class RecentRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -41,7 +41,7 @@ class ServerRow(msgspec.Struct, frozen=True, kw_only=True):
 
     :ivar started_at: RFC 3339, UTC
     :ivar connections: of devices, now; ``devices`` may be fewer
-    :ivar failing: what keeps it from being ready; empty if it is
+    :ivar failing: the parts that keep it from being ready; empty if it is ready
     :ivar parts: as in ``GET /api/v1/ready``
     :ivar lag: records that the broker holds and the server has not read; null if it is not known
     :ivar waiting: messages in the mailbox, of all servers that share it, those included that were written and not

@@ -36,12 +36,12 @@ class HeaderRow(msgspec.Struct, frozen=True):
 
 
 class QuarantineRow(msgspec.Struct, frozen=True, kw_only=True):
-    """One record of the quarantine topic. Text of others is one printable line each, except the value.
+    """One record of the quarantine topic. Text from producers is one printable line each, except the value.
 
-    :ivar reason, topic, source_partition, source_offset: why and where it was rejected; null if nothing says so
-    :ivar value: its text; bytes that are no UTF-8 are replaced. Null without ``admin:text``, or if too much is shown
+    :ivar reason, topic, source_partition, source_offset: why and where it was rejected; null if unknown
+    :ivar value: its text; bytes that are not UTF-8 are replaced. Null without ``admin:text``, or if the answer is full
     :ivar is_cut: there is more of the value than is shown
-    :ivar dropped: parts that the quarantine topic did not take, each with its size
+    :ivar dropped: parts that the copy lacks because of the topic's size limit, each with its size
     :ivar requeued: null if that is not known, only for a single record
     """
 
@@ -111,10 +111,10 @@ class Unfit(Exception):
 
 
 class Corrected:
-    """Judges one record by the router's own rules; any thread.
+    """Checks one record with the router's own rules; any thread.
 
-    :param body: the corrected value; empty: the record as it is
-    :ivar message_id: the id that the record names; None before it is judged, or if it names none
+    :param body: the corrected value; empty: the record is unchanged
+    :ivar message_id: the record's ``id``; None before the check, or if it has none
     """
 
     def __init__(self, body: bytes) -> None:

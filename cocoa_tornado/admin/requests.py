@@ -1,4 +1,4 @@
-"""What a request to the admin API asks for: ids in paths, and the fields of queries. Pure."""
+"""Parses requests to the admin API: ids in paths, and the fields of queries. Pure."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def user_text(user_id: int | str) -> str:
 
 
 class Filter(NamedTuple):
-    """Which devices a request is about. What is None does not restrict it.
+    """Which devices a request is about. A field that is None does not restrict it.
 
     :ivar user: as :func:`user_of` reads it
     """
@@ -87,7 +87,7 @@ class Filter(NamedTuple):
 def read_filter(arguments: Arguments) -> Filter:
     """Read the fields ``device``, ``user`` and ``group`` of a query.
 
-    :raises Invalid: one of them is no id
+    :raises Invalid: one of them is not a valid id
     """
     device = argument(arguments, "device")
     if device is not None and not is_device_id(device):
@@ -122,7 +122,7 @@ def read_selection(arguments: Arguments) -> Selection:
 
 
 class Target(NamedTuple):
-    """Whose connections, or what else, a request is about: the last part of ``devices/doll`` as the kind reads it.
+    """The device, user or group that a request is about: ``devices/doll``.
 
     :ivar kind: ``devices``, ``users`` or ``groups``
     :ivar id: of the device, JSON text of the user, or name of the group

@@ -30,7 +30,7 @@ BASE: Final = "/api/v1/admin"
 
 
 def admin_routes(admin: AdminContext) -> Routes:
-    """All of them, for one listener."""
+    """All routes, for one listener."""
     shared: dict[str, object] = {"admin": admin}
     return [
         (f"{BASE}/devices", DevicesHandler, shared),
@@ -62,7 +62,7 @@ def answer_queries(
     subscribers: Subscribers,
     top: Top,
 ) -> None:
-    """Have this server answer what the handlers of any server ask."""
+    """Register the functions with which this server answers the handlers of any server."""
     servers.answer(DEVICES, connected.page)
     servers.answer(CLOSE, connected.close)
     servers.answer(DEVICE, device.answer)

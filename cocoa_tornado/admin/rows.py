@@ -1,4 +1,4 @@
-"""The connected devices as the admin API shows them, and the page that the answers of several servers make. Pure."""
+"""The rows of connected devices in the admin API, and merging the pages of several servers. Pure."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class ConnectionRow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DeviceRow(msgspec.Struct, frozen=True, kw_only=True):
-    """One device with its connections. A member that is not connected has none, and no user or groups are known of it.
+    """One device with its connections. A member that is not connected has none, and its user and groups are unknown.
 
     :ivar user_id: JSON: an integer or a string; null for a member that is not connected
     """
@@ -48,7 +48,7 @@ class DeviceRow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Selection(msgspec.Struct, frozen=True, kw_only=True):
-    """Which connected devices a page has.
+    """The connected devices that a page has.
 
     :ivar user: JSON text of the user id: ``99`` and ``"99"`` are two users
     :ivar after: only devices behind this one, by the bytes of their ids
@@ -117,7 +117,7 @@ def merge(pages: Iterable[Page], limit: int) -> tuple[list[DeviceRow], str | Non
 
 
 def _joined(rows: Sequence[DeviceRow]) -> DeviceRow:
-    """One device's row, though several servers have connections of it. Its newest token decides what it is."""
+    """Merge the rows of a device that is connected to several servers. Its newest token decides the fields."""
     if len(rows) == 1:
         return rows[0]
     newest = max(rows, key=lambda row: max((_age_of(each) for each in row.connections), default=(-1, -1)))

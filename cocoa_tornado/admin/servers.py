@@ -1,4 +1,4 @@
-"""Asks all servers of a deployment at once, and answers what others ask. IOLoop thread only."""
+"""Queries all servers of a deployment at once, and answers their queries. IOLoop thread only."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ log = logging.getLogger("cocoa.admin")
 
 @dataclass(frozen=True)
 class Topic(Generic[Q, A]):
-    """Something that servers can be asked for. Both sides of a query may be of neighboring releases, so new fields need
-    defaults; a topic that a server does not know leaves it ``missing``.
+    """A kind of query. Both sides may be of neighboring releases, so new fields need defaults; a server that does not
+    know the topic is ``missing``.
 
     :ivar name: in the message
-    :ivar question: what is sent; :ivar answer: what comes back
+    :ivar question: its type; :ivar answer: the type of the answer
     """
 
     name: str
@@ -47,7 +47,8 @@ class Topic(Generic[Q, A]):
 
 @dataclass(frozen=True)
 class News(Generic[Q]):
-    """Something that one server tells another, without a reply. As with a :class:`Topic`, new fields need defaults.
+    """A kind of notification from one server to another, without a reply. As with a :class:`Topic`, new fields need
+    defaults.
 
     :ivar name: in the message
     """
@@ -86,20 +87,20 @@ class Servers:
 
     @property
     def name(self) -> str:
-        """Of this server."""
+        """The name of this server."""
         return self._name()
 
     @property
     def address(self) -> str:
-        """Of this server in the relay. It changes when the server has to join again."""
+        """The address of this server in the relay. It changes when the server has to join again."""
         return self._relay.server
 
     def answer(self, topic: Topic[Q, A], answerer: Callable[[Q], Awaitable[A]]) -> None:
-        """Have a function answer queries, this server's own and those of others."""
+        """Register the function that answers queries, this server's own and those of others."""
         self._answerers[topic.name] = (topic, answerer)
 
     async def ask(self, topic: Topic[Q, A], question: Q) -> Answers[A]:
-        """Ask this server and all others. A server that has ended has nothing to say, and is not missing."""
+        """Ask this server and all others. A server that has ended is not missing."""
         deadline = asyncio.get_running_loop().time() + PATIENCE_S
         missing = [UNKNOWN_SERVERS] if await self._is_unaware(deadline) else []
         body = msgspec.json.encode(question)
@@ -124,18 +125,18 @@ class Servers:
         return Answers(found, sorted(missing))
 
     def tell(self, server: str, news: News[Q], content: Q) -> asyncio.Future[Fate]:
-        """Tell one server something, in the order of the calls. As with ``Relay.send``, the future never fails.
+        """Notify one server, in the order of the calls. As with ``Relay.send``, the future never fails.
 
         :param server: its :attr:`address`
         """
         return self._relay.send(server, Query(NO_REPLY, news.name, msgspec.json.encode(content)))
 
     def listen(self, news: News[Q], listener: Callable[[Q], None]) -> None:
-        """Have a function take what other servers tell."""
+        """Register the function that takes the notifications of other servers."""
         self._listeners[news.name] = (news, listener)
 
     def close(self) -> None:
-        """Answer no more queries."""
+        """Stop answering queries."""
         for task in self._answering:
             task.cancel()
 
@@ -185,7 +186,7 @@ class Servers:
         try:
             content = msgspec.json.decode(query.body, type=news.content)
         except (msgspec.DecodeError, UnicodeDecodeError):
-            return  # of a release that is no neighbor of this one
+            return  # of a release that is not a neighbor of this one
         listener(content)
 
     async def _reply(self, sender: str, query: Query) -> None:
@@ -210,10 +211,10 @@ def _read(topic: Topic[Q, A], body: bytes | None) -> A | None:
     try:
         return None if body is None else msgspec.json.decode(body, type=topic.answer)
     except (msgspec.DecodeError, UnicodeDecodeError):
-        return None  # of a release that is no neighbor of this one
+        return None  # of a release that is not a neighbor of this one
 
 
 def _note_fate(reply: asyncio.Future[bytes | None], sent: asyncio.Future[Fate]) -> None:
-    """A server that has ended holds nothing."""
+    """A server that has ended holds no devices."""
     if not reply.done() and not sent.cancelled() and sent.result() is Fate.NO_SERVER:
         reply.set_result(None)

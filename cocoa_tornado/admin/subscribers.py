@@ -1,7 +1,7 @@
 """This server's events for the operators that are connected to other servers. IOLoop thread only.
 
-Another server subscribes to what its operators watch, and again every few seconds. The events go to it in batches of a
-bounded size, ten a second at most, and the next one only once the relay has taken the last.
+Another server subscribes to the events that its operators watch, and renews that every few seconds. Events go to it in
+batches of a bounded size, ten a second at most, and the next one only once the relay has taken the last.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ BATCH_BYTES: Final = 64 * 1024
 
 
 class WatchRow(msgspec.Struct, frozen=True, kw_only=True):
-    """What one operator watches, as in :class:`~..rules.live_events.Watch`.
+    """The filter of one operator, as in :class:`~..rules.live_events.Watch`.
 
     :ivar user: JSON text of the user id
     """
@@ -42,7 +42,7 @@ class WatchRow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Subscription(msgspec.Struct, frozen=True):
-    """What the operators of one server watch. It replaces what that server has subscribed to before.
+    """The filters of the operators of one server. It replaces that server's earlier subscription.
 
     :ivar server: its address in the relay
     """
@@ -52,7 +52,7 @@ class Subscription(msgspec.Struct, frozen=True):
 
 
 class Subscribed(msgspec.Struct, frozen=True):
-    """The events come from now on."""
+    """The answer: events are sent from now on."""
 
 
 class EventBatch(msgspec.Struct, frozen=True):
@@ -92,7 +92,7 @@ class Subscriber:
         self._send_soon()
 
     def close(self) -> None:
-        """Send nothing more."""
+        """Stop sending."""
         for timer in (self._due, self.lease):
             if timer is not None:
                 timer.cancel()

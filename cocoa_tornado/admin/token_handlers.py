@@ -1,4 +1,4 @@
-"""Tokens of devices, for trying things out."""
+"""Device tokens, for trials."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ LIFETIME_S: Final = 600.0
 
 
 class DeviceTokenHandler(AdminHandler):
-    """``POST device-token``: a token of 10 minutes for the device that the body names. It may name ``user_id``,
-    ``device_version`` and ``groups`` too. 404 where the gateway has public keys only."""
+    """``POST device-token``: a token of 10 minutes for the device that the body names. The body may also have
+    ``user_id``, ``device_version`` and ``groups``. 404 if the gateway has public keys only."""
 
     scopes: ClassVar = {"POST": WRITE}
     max_body_bytes = 16 * 1024

@@ -37,7 +37,7 @@ class ReaderRow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RepeatRow(msgspec.Struct, frozen=True, kw_only=True):
-    """What has happened to a device ``count`` times.
+    """An event that has happened to a device ``count`` times.
 
     :ivar since, last: Unix seconds
     """
@@ -49,7 +49,7 @@ class RepeatRow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TopAnswer(msgspec.Struct, frozen=True, kw_only=True):
-    """What one server knows, in each list at most as many rows as asked for."""
+    """The answer of one server; each list has at most as many rows as requested."""
 
     queues: tuple[ReaderRow, ...] = ()
     round_trips: tuple[ReaderRow, ...] = ()
@@ -148,17 +148,17 @@ def _repeats(found: Iterable[tuple[str, Repeat]]) -> tuple[RepeatRow, ...]:
 
 
 def largest_queues(rows: Iterable[ReaderRow], limit: int) -> list[ReaderRow]:
-    """Those with the most messages that their sockets have not taken."""
+    """The connections with the most messages that their sockets have not taken."""
     return heapq.nlargest(limit, (row for row in rows if row.queue), key=lambda row: row.queue)
 
 
 def longest_round_trips(rows: Iterable[ReaderRow], limit: int) -> list[ReaderRow]:
-    """Those whose last pong took longest."""
+    """The connections with the slowest last pong."""
     return heapq.nlargest(limit, (row for row in rows if row.rtt_ms is not None), key=lambda row: row.rtt_ms or 0.0)
 
 
 def merge_top(answers: Sequence[TopAnswer], limit: int) -> dict[str, object]:
-    """The answer of all servers. What happened to a device at several of them counts together."""
+    """Merge the answers of all servers. Events of a device at several servers are added up."""
     return {
         "queues": largest_queues((row for answer in answers for row in answer.queues), limit),
         "round_trips": longest_round_trips((row for answer in answers for row in answer.round_trips), limit),

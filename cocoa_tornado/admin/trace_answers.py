@@ -1,4 +1,4 @@
-"""What servers say of a message, and what becomes of it when it is put together. Pure."""
+"""The servers' answers about a message, and merging them. Pure."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class TraceQuestion(msgspec.Struct, frozen=True):
 
 class TraceStep(msgspec.Struct, frozen=True):
     """:ivar at: Unix seconds; None: the time is not known
-    :ivar server: None: it was outside of the servers, or which one it was is not known
+    :ivar server: None: the step was outside of the servers, or its server is unknown
     """
 
     at: float | None
@@ -54,8 +54,8 @@ class TraceStep(msgspec.Struct, frozen=True):
 
 
 class TraceDevice(msgspec.Struct, frozen=True):
-    """:ivar outcome: None: nothing is known of it yet, or any more
-    :ivar note: what the outcome does not say, for people
+    """:ivar outcome: None: not known yet, or no longer
+    :ivar note: an explanation of the outcome, for people
     """
 
     device_id: str
@@ -64,12 +64,12 @@ class TraceDevice(msgspec.Struct, frozen=True):
 
 
 class TraceAnswer(msgspec.Struct, frozen=True, kw_only=True):
-    """What one server remembers, or what a search has found.
+    """The answer of one server's memory, or the result of a search.
 
     :ivar records: how many records it has found; 0: none
     :ivar others: how many devices are not in :attr:`devices`
     :ivar length: of the message, in bytes
-    :ivar text: the message, if the asker may see it
+    :ivar text: the message, if the operator may see it
     :ivar notes: about the record, for people
     :ivar whole: the outcome, if there are no devices; None: it is ``not_connected``, unless :attr:`is_partial`
     :ivar is_partial: there are devices that this server does not know
@@ -91,7 +91,7 @@ TRACE: Final = Topic("trace", TraceQuestion, TraceAnswer)
 
 @dataclass(slots=True)
 class Trace:
-    """The answer of all servers.
+    """The merged answer of all servers.
 
     :ivar notes: by device; :ivar about: notes on the record
     :ivar whole: the outcome, if there are no devices
@@ -110,7 +110,7 @@ class Trace:
 
     @property
     def counts(self) -> dict[str, int]:
-        """By outcome. Devices of which nothing is known are not in it."""
+        """The number of devices by outcome. Devices without a known outcome are not counted."""
         counts = Counter(outcome for outcome in self.outcomes.values() if outcome is not None)
         shown: dict[str, int] = dict(sorted(counts.items()))
         if self.others:
@@ -158,12 +158,12 @@ class Trace:
 
 
 def better(one: Outcome | None, other: Outcome | None) -> Outcome | None:
-    """The outcome that says more of a device."""
+    """Return the more specific of two outcomes."""
     return one if _RANK.get(one, 2) > _RANK.get(other, 2) else other
 
 
 def merge_traces(message_id: str, answers: Iterable[TraceAnswer], missing: Sequence[str]) -> Trace | None:
-    """The answer of all servers; None if none of them remembers the message."""
+    """Merge the answers of all servers; None if none of them remembers the message."""
     answers = [answer for answer in answers if answer.records]
     if not answers:
         return None
@@ -198,7 +198,7 @@ def _order(step: TraceStep) -> tuple[bool, float, int, str]:
 
 
 def _shown(unix_s: float | None) -> str | None:
-    """RFC 3339 in UTC, with milliseconds. None for what no calendar has: producers set timestamps."""
+    """RFC 3339 in UTC, with milliseconds. None for a time outside the calendar: producers set timestamps."""
     if unix_s is None:
         return None
     try:

@@ -1,4 +1,4 @@
-"""What boxes know of a message, for operators. IOLoop thread only."""
+"""Looks for a message in the boxes, for operators. IOLoop thread only."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MAX_READS: Final = 64
 
 
 class Sought(NamedTuple):
-    """A message as far as it is known.
+    """The known facts about a message.
 
     :ivar payload: None: only its ``id`` is known
     :ivar timestamp_ms: of its record; 0: it has none
@@ -29,9 +29,9 @@ class Sought(NamedTuple):
 
 
 class InBox(NamedTuple):
-    """What a box knows.
+    """What a box shows about a message.
 
-    :ivar note: what the outcome does not say, for people
+    :ivar note: an explanation of the outcome, for people
     :ivar payload: of the message, if the box has it and it was not known
     """
 
@@ -56,10 +56,10 @@ class BoxSearch:
     async def look(
         self, device_id: str, sought: Sought, number: int | None = None, lane: LaneName | None = None
     ) -> InBox:
-        """What became of a message that is stored.
+        """Return the outcome of a stored message.
 
         :param number: in its lane; None: it is not known, and searched for
-        :param lane: None: its options say which
+        :param lane: None: the lane of its options
         :raises MailboxError: the mailbox is unavailable
         """
         lane = lane or lane_of(sought.options)

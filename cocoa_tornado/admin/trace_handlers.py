@@ -21,11 +21,11 @@ NOT_ARRIVED: Final[frozenset[Outcome | None]] = frozenset(
 
 
 class TraceHandler(AdminHandler):
-    """``GET messages/{id}``: the steps that a message has taken and what became of it at each device, after the fact.
+    """``GET messages/{id}``: the steps of a message, and its outcome for each device.
 
-    What no server remembers is searched for on the results topic, in the boxes and in the quarantine. If it is found
-    nowhere: 404 if all of them were searched and every server has answered; 200 without steps if servers are missing;
-    503 if the brokers or the mailbox could not be searched.
+    If no server remembers the message, the handler searches the results topic, the boxes and the quarantine. If none
+    has it: 404 if all were searched and every server has answered; 200 without steps if servers are missing; 503 if the
+    brokers or the mailbox could not be searched.
     """
 
     @expensive
@@ -44,7 +44,7 @@ class TraceHandler(AdminHandler):
             self.answer_struct(200, trace.body())
 
     async def _search(self, text: str, answers: list[TraceAnswer], missing: Sequence[str]) -> Trace | None:
-        """None: the answer has been given."""
+        """Return the trace; None: the answer was given."""
         searched = await self.admin.search.search(text, with_text=self.may_see_text)
         found = [*answers, searched.answer or TraceAnswer()]
         trace = merge_traces(text, found, missing)
@@ -60,7 +60,7 @@ class TraceHandler(AdminHandler):
         return None
 
     async def _note_connection(self, trace: Trace) -> None:
-        """Of a message for one device, say whether that is connected."""
+        """For a message for one device, add a note whether the device is connected."""
         lost = [name for name, outcome in trace.outcomes.items() if outcome in NOT_ARRIVED]
         if len(trace.outcomes) == 1 and lost:
             answers, _ = await self.ask(DEVICE, DeviceQuestion(lost[0]))
@@ -69,7 +69,7 @@ class TraceHandler(AdminHandler):
 
 
 def connection_note(answers: Sequence[DeviceAnswer]) -> str:
-    """How a device is connected now, for people."""
+    """The connection state of a device, for people."""
     rows, _ = merge([Page((answer.device,), False) for answer in answers if answer.device is not None], 1)
     connections = [connection for row in rows for connection in row.connections]
     if connections:

@@ -39,11 +39,11 @@ VALUE_BYTES: Final = 16 * 1024
 
 @dataclass(slots=True)
 class Searched:
-    """What a search has come to.
+    """The result of a search.
 
-    :ivar answer: what was found
-    :ivar looked: where nothing was found, for people
-    :ivar unavailable: where it was not possible to look: ``Broker``, ``Mailbox``
+    :ivar answer: the trace that was found
+    :ivar looked: the places that do not have the message, for people
+    :ivar unavailable: the places that could not be searched: ``Broker``, ``Mailbox``
     """
 
     answer: TraceAnswer | None = None
@@ -65,7 +65,7 @@ class TraceSearch:
         return f"<TraceSearch {self._broker!r} {self._boxes!r}>"
 
     async def search(self, message_id: str, *, with_text: bool) -> Searched:
-        """Look everywhere until it is found."""
+        """Search one place after another until one has the message."""
         searched = Searched()
         source, offset = origin_of(message_id)
         partition = self._partition(source)
@@ -111,7 +111,7 @@ class TraceSearch:
             searched.answer = await self._judged(found, decoded, with_text)
 
     async def _judged(self, found: RecordAt, record: Record, with_text: bool) -> TraceAnswer:
-        """What would become of the record, and what the boxes say did."""
+        """Apply the router's rules to the record, and look for its messages in the boxes."""
         assert found.row is not None
         steps = [TraceStep(record.timestamp_ms / 1000, None, "produced")] if record.timestamp_ms else []
         notes = [] if record.key_agrees else [WRONG_KEY]
@@ -275,7 +275,7 @@ def _device_of(value: bytes) -> str | None:
 
 
 def _may_have_id(copy: Quarantined, message_id: str) -> bool:
-    """Whether a record that may not even be JSON names this ``id``, in a header or in its value."""
+    """Whether a record, which may not be valid JSON, has this ``id`` in a header or in its value."""
     spelled = {json.dumps(message_id), json.dumps(message_id, ensure_ascii=False)}
     spellings = {text.encode("utf-8", "surrogatepass") for text in spelled}
     named = [value for name, value in copy.headers if name == "cocoa.id" and value is not None]

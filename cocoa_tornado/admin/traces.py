@@ -1,4 +1,4 @@
-"""What this server remembers of messages, and what became of them since."""
+"""Answers traces from this server's memory, and finds out what has happened to the messages since."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _MEANINGS: Final[Mapping[Outcome, str]] = {
 
 
 class Traces:
-    """What this server remembers of messages. IOLoop thread only; long work is divided between turns of the loop.
+    """Traces of messages from this server's memory. IOLoop thread only; long work is divided between turns of the loop.
 
     :param boxes: None without a mailbox
     """
@@ -76,7 +76,8 @@ class Traces:
         )
 
     def _has_other_recipients(self, found: Found) -> bool:
-        """Of a record that the mailbox fans out: it was recorded earlier, or is still to be."""
+        """Whether a record that the mailbox fans out has recipients that are unknown here: it was recorded earlier, or
+        is yet to be."""
         record = found.batch.records[found.at]
         if self._boxes is None or isinstance(record.address, str | Devices):
             return False
@@ -103,7 +104,7 @@ class Traces:
     # -- devices
 
     async def _outcomes(self, records: Sequence[Found]) -> tuple[dict[str, Outcome | None], dict[str, str], int]:
-        """What is known of each device, notes on some, and of how many others there is nothing to say here."""
+        """Return the outcome of each known device, notes on some, and the number of other devices."""
         outcomes: dict[str, Outcome | None] = {}
         notes: dict[str, str] = {}
         others: set[str] = set()
@@ -136,8 +137,8 @@ class Traces:
         return self._boxes is not None and bool(found.batch.stored_at_s) and not _is_transient(record)
 
     def _outcome_here(self, found: Found, device_id: str) -> Outcome | None:
-        """Of a message that is in no box, and was sent to connections of this server, if nothing else is noted of
-        it. None: it is under way."""
+        """The outcome of a message that is in no box and was sent to connections of this server, if it has no note.
+        None: it is in flight."""
         record = found.batch.records[found.at]
         if not found.batch.routed_at_s or (self._boxes is not None and not _is_transient(record)):
             return None
@@ -170,12 +171,12 @@ def _sought(found: Found, number: int | None) -> tuple[Sought, int | None]:
 
 
 def _is_transient(record: Record | object) -> bool:
-    """A message that another server has forwarded, of which a mailbox knows nothing, is."""
+    """Whether the message is transient; one that another server has forwarded, and no mailbox has, is."""
     return not isinstance(record, Record) or record.is_transient
 
 
 def _away(found: Found) -> frozenset[str]:
-    """The devices whose messages were forwarded: the servers that hold them know more."""
+    """The devices whose messages were forwarded, and whose outcomes the servers that hold them know."""
     return frozenset(device_id for _, _, device_id in found.forwarded() if device_id is not None)
 
 

@@ -1,4 +1,4 @@
-"""The operators that watch events on this server, whose queues are filled by all servers. IOLoop thread only."""
+"""The operators that watch events on this server, with queues that all servers fill. IOLoop thread only."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ CHUNK_BYTES: Final = 64 * 1024
 class Watcher:
     """One stream of events.
 
-    :ivar row: what it shows
-    :ivar ended: done once nothing more is to be shown, with the reason in a few words
+    :ivar row: its filter
+    :ivar ended: done once the stream is over, with the reason in a few words
     :ivar missing: the servers that did not answer the last subscription
     """
 
@@ -78,7 +78,7 @@ class Watchers:
     """The streams of this server, and the subscriptions to other servers that they need. Implements
     ``live_events.Sink``.
 
-    :param on_lost: is called with the number of events that a watcher was too slow for
+    :param on_lost: called with the number of events that were lost because a watcher is too slow
     """
 
     def __init__(self, servers: Servers, live: LiveEvents, on_lost: Callable[[int], None]) -> None:
@@ -112,19 +112,19 @@ class Watchers:
         return watcher
 
     def remove(self, watcher: Watcher) -> None:
-        """The client of this stream has gone. Idempotent."""
+        """The client of this stream has disconnected. Idempotent."""
         if self._watchers.pop(watcher.row.number, None) is not None:
             self._follow()
 
     def close(self) -> None:
-        """The server stops: end all streams now. Idempotent."""
+        """End all streams now, because the server stops. Idempotent."""
         self._is_closed = True
         for watcher in list(self._watchers.values()):
             watcher.end("the server stops")
             self.remove(watcher)
 
     async def subscribe(self) -> None:
-        """Have all servers send their events. Those of a server that does not answer are lost, until it does."""
+        """Subscribe to the events of all servers. Those of a server that does not answer are lost until it does."""
         rows = tuple(watcher.row for watcher in self._watchers.values())
         _, names = await self._servers.ask(SUBSCRIBE, Subscription(self._servers.address, rows))
         missing = frozenset(names)
@@ -173,7 +173,7 @@ def server_sent(event: LiveEvent, *, with_text: bool) -> bytes:
 
 
 def shown(event: LiveEvent, *, with_text: bool) -> dict[str, object]:
-    """What operators see of an event."""
+    """The JSON of an event, as operators see it."""
     row: dict[str, object] = {"event": event.event, "at": _timestamp(event.at), "server": event.server}
     if event.event == "lost":
         return row | {"lost": event.lost}

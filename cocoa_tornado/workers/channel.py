@@ -76,7 +76,7 @@ class Channel(asyncio.Protocol):
         self._send(Reloaded())
 
     def leave(self) -> None:
-        """The worker has drained. The parent's end has no consequence any more."""
+        """The worker has drained. The end of the parent no longer matters."""
         if self._beat is not None:
             self._beat.cancel()
         self._on_lost = self._on_reload = lambda: None
@@ -97,7 +97,7 @@ class Channel(asyncio.Protocol):
         return Readiness(report.draining, report.parts)
 
     async def ask(self, topic: Topic) -> str | None:
-        """What the parent gathers; None if it does not answer."""
+        """Return the answer that the parent gathers from all workers; None if it does not answer."""
         if self._transport is None or self._transport.is_closing():
             return None
         self._last += 1
@@ -167,8 +167,9 @@ class Channel(asyncio.Protocol):
 
 
 class _Rounds:
-    """Questions about one topic, one at a time. All that ask while one is under way share the next one's answer, which
-    is thus never older than their question, and however many ask, the parent has one question of this worker."""
+    """Questions about one topic, one at a time. Callers that ask while one is pending share the answer to the next one,
+    which is thus never older than their call. So for any number of callers the parent has at most one question of this
+    worker."""
 
     def __init__(self, channel: Channel, topic: Topic) -> None:
         self._channel, self._topic = channel, topic

@@ -25,7 +25,7 @@ class SocketFolder:
     """A new folder. It is locked as long as this process lives, however it ends: an unlocked one was left by a parent
     that was killed, and the next parent of the same user removes it. Workers don't inherit the lock.
 
-    :ivar path: '' if none can be made
+    :ivar path: '' if none can be created
     """
 
     def __init__(self) -> None:
@@ -61,7 +61,8 @@ class SocketFolder:
 
 
 def _runtime_folder() -> str | None:
-    """This user's own: the variable may be another user's, after sudo for example."""
+    """The folder of ``XDG_RUNTIME_DIR``, if it is this user's own: the variable may be another user's, for example
+    after sudo."""
     path = os.environ.get("XDG_RUNTIME_DIR")
     if not path:
         return None
@@ -85,7 +86,7 @@ def _is_private(found: os.stat_result) -> bool:
 
 
 def _remove_left(parent: str) -> None:
-    """Remove what parents of this user have left here that were killed."""
+    """Remove the folders that killed parents of this user have left behind."""
     try:
         names = [name for name in os.listdir(parent) if name.startswith(PREFIX)]
     except OSError:

@@ -67,7 +67,7 @@ class Parent:
     """Not thread-safe; :meth:`stop`, :meth:`force` and :meth:`reload` may be called by signal handlers.
 
     :param command: what a worker executes
-    :param name: the server's name, of which the workers' derive
+    :param name: the server's name, from which the workers' names derive
     :param port: the port that all workers listen on
     :param environ: the workers' environment
     :param drain_s: the workers' ``drain_grace``
@@ -270,7 +270,7 @@ class Parent:
         except BlockingIOError:
             pass
         except OSError:
-            child.unsent.clear()  # the worker has ended, which its exit will show
+            child.unsent.clear()  # the worker has ended; its exit is reported separately
         events = selectors.EVENT_READ | (selectors.EVENT_WRITE if child.unsent else 0)
         self._selector.modify(child.sock, events, child)
 
@@ -333,7 +333,7 @@ class Parent:
         self._notifier.reloading()
         try:
             self._on_reload()
-        except Exception as error:  # for example, there can be no more threads: the workers go on all the same
+        except Exception as error:  # for example, no more threads can be started: the workers continue nevertheless
             log.error("reload failed", extra={"error": str(error)})
         for child in self._children.values():
             self._send(child, Reload())
@@ -364,7 +364,7 @@ class Parent:
             self._notifier.status(f"{len(self._supervisor.up)} of {self._count} workers serve")
 
     def _end(self) -> None:
-        """Leave nothing behind, also after an exception: workers whose channel is closed drain."""
+        """Clean up, also after an exception: workers whose channel is closed drain."""
         for child in self._children.values():
             self._close_channel(child)
         self._selector.close()

@@ -1,4 +1,4 @@
-"""What the parent gives a worker at its start, in the environment."""
+"""The values that the parent passes to a worker at its start, in the environment."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Place(msgspec.Struct, frozen=True):
     :ivar number: from 1 to ``count``
     :ivar name: of the server: ``<server name>/<number>``
     :ivar port: the one that all share
-    :ivar folder: where the workers find each other; '' if there is none
+    :ivar folder: the folder of the workers' sockets; '' if there is none
     """
 
     fd: int

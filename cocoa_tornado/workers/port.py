@@ -1,4 +1,4 @@
-"""What a server knows of the other workers under its parent."""
+"""The port to the other workers under the same parent."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ class Siblings(Protocol):
     async def metrics(self, own: str) -> str:
         """The metrics of all workers, added up.
 
-        :param own: this worker's, which are the answer if the parent does not give one
+        :param own: this worker's metrics, returned if the parent does not answer
         """
 
     async def ready(self, own: Readiness) -> Readiness:
-        """The worst of all workers, and the part ``workers``.
+        """The worst state of each part over all workers, and the part ``workers``.
 
-        :param own: likewise
+        :param own: this worker's report, returned if the parent does not answer
         """
