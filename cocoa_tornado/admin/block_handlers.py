@@ -23,7 +23,7 @@ class BlockHandler(AdminHandler):
     max_body_bytes = 1024
 
     async def put(self, text: str) -> None:
-        device_id = read_target("devices", text).id
+        device_id = read_target("devices", self.id_of(text)).id
         given = self.json_body().get("until")
         until = math.inf if given is None else _unix_s(given)
         if until <= self.context.devices.wall_clock():
@@ -35,7 +35,7 @@ class BlockHandler(AdminHandler):
             self.answer(200, body)
 
     async def delete(self, text: str) -> None:
-        await self._write(read_target("devices", text).id, None)
+        await self._write(read_target("devices", self.id_of(text)).id, None)
         if not self._finished:
             _, missing = await self.ask(REFRESH, Refresh())
             self.answer(200, {"blocked": False, "missing": missing})

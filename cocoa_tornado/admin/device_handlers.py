@@ -40,7 +40,7 @@ class MembersHandler(AdminHandler):
 
     @expensive
     async def get(self, kind: str, text: str) -> None:
-        target, asked = read_target(kind, text), read_selection(self.request.query_arguments)
+        target, asked = read_target(kind, self.id_of(text)), read_selection(self.request.query_arguments)
         user, group = (target.id, None) if kind == "users" else (None, target.id)
         selection = Selection(user=user, group=group, after=asked.after, limit=asked.limit)
         pages, missing = await self.ask(DEVICES, selection)
@@ -61,7 +61,7 @@ class DeviceHandler(AdminHandler):
     if no server that answers knows the device."""
 
     async def get(self, text: str) -> None:
-        device_id = read_target("devices", text).id
+        device_id = read_target("devices", self.id_of(text)).id
         answers, missing = await self.ask(DEVICE, DeviceQuestion(device_id))
         box = await self._weigh(device_id)
         pages = [Page((answer.device,), False) for answer in answers if answer.device is not None]
@@ -100,7 +100,7 @@ class BoxHandler(AdminHandler):
     scopes: ClassVar = {"DELETE": WRITE}
 
     async def delete(self, text: str) -> None:
-        device_id = read_target("devices", text).id
+        device_id = read_target("devices", self.id_of(text)).id
         if self.admin.mailbox is None:
             self.refuse(404, "There is no mailbox")
             return
@@ -119,7 +119,7 @@ class ConnectionsHandler(AdminHandler):
     scopes: ClassVar = {"DELETE": WRITE}
 
     async def delete(self, kind: str, text: str) -> None:
-        target = read_target(kind, text)
+        target = read_target(kind, self.id_of(text))
         after_s = whole_number(self.request.query_arguments, "reconnect_after", 0, MAX_RECONNECT_S)
         after_ms = None if after_s is None else after_s * 1000
         closed, missing = await self.ask(CLOSE, CloseOrder(target.kind, target.id, after_ms))

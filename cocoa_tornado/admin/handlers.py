@@ -22,7 +22,7 @@ from ..rules.rate import RateLimit, client_of
 from ..rules.strict_json import NamedTwice, read_json
 from ..web.handlers import ReadsBody, WebContext, shown_path
 from .context import AdminContext
-from .requests import Invalid
+from .requests import Invalid, id_of
 from .servers import A, Answers, Q, Topic
 
 WRONG_TOKENS: Final = RateLimit(per_s=1 / 6, burst=10)
@@ -133,6 +133,13 @@ class AdminHandler(ReadsBody):
     async def ask(self, topic: Topic[Q, A], question: Q) -> Answers[A]:
         """Ask all servers."""
         return await self.admin.servers.ask(topic, question)
+
+    def id_of(self, text: str) -> str:
+        """The id that a part of the path stands for; the log has it if the path does not. Raises :class:`Invalid`."""
+        named = id_of(text, self.request.query_arguments)
+        if named != text:
+            self.note_in_log("id", named)
+        return named
 
     def json_body(self) -> dict[str, object]:
         """The object in the body; empty if there is none. Raises :class:`Invalid`."""

@@ -43,6 +43,17 @@ def argument(arguments: Arguments, name: str) -> str | None:
         raise Invalid(name) from error
 
 
+def id_of(text: str, arguments: Arguments) -> str:
+    """Return the id that a request names: the part of its path or, if that is ``-``, the field ``id`` of its query.
+
+    URL clients and proxies remove the parts ``.`` and ``..`` from a path, percent-encoded or not.
+
+    :raises Invalid: the field comes twice or is not UTF-8
+    """
+    given = argument(arguments, "id") if text == "-" else None
+    return text if given is None else given
+
+
 def whole_number(arguments: Arguments, name: str, least: int, most: int) -> int | None:
     """The value of a field in decimal digits, within bounds."""
     text = argument(arguments, name)

@@ -30,6 +30,7 @@ class TraceHandler(AdminHandler):
 
     @expensive
     async def get(self, text: str) -> None:
+        text = self.id_of(text)
         try:
             if len(text.encode()) > MAX_ID_BYTES:
                 raise Invalid("id")

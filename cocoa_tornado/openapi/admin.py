@@ -27,6 +27,9 @@ RECORD: Final = {"to": {"group": "kitchen"}, "text": "dinner is ready", "priorit
 _DEVICE: Final = in_path("id", ref("DeviceId"), "doll-1")
 _USER: Final = in_path("id", text(minLength=1), "99", '99 is the integer, "99" with quotes the string')
 _GROUP: Final = in_path("name", ref("Group"), "kitchen")
+_ID: Final = in_query(
+    "id", text(), "Where the id in the path is -: the id. URL clients remove the ids . and .. from paths"
+)
 _USER_FIELD: Final = in_query("user", text(), '99 is the integer, "99" with quotes the string')
 _GROUP_FIELD: Final = in_query("group", ref("Group"))
 _AFTER: Final = in_query("after", text(), "Only devices behind this one, by the bytes of their ids")
@@ -59,13 +62,13 @@ def _operation(scope: str, operation: str, summary: str, ok: Node, *others: int,
 def _close(operation: str, target: Node) -> Node:
     summary = "Close connections"
     return {
-        "delete": _operation("write", operation, summary, {"200": _CLOSED}, parameters=[target, _RECONNECT]),
+        "delete": _operation("write", operation, summary, {"200": _CLOSED}, parameters=[target, _ID, _RECONNECT]),
     }
 
 
 def _members(operation: str, target: Node) -> Node:
     page = {"200": answer("A page, with a mailbox also of devices that are not connected", ref("DevicePage"))}
-    return {"get": _operation("read", operation, "List members", page, parameters=[target, _AFTER, _LIMIT])}
+    return {"get": _operation("read", operation, "List members", page, parameters=[target, _ID, _AFTER, _LIMIT])}
 
 
 PATHS: Final[dict[str, Node]] = {
@@ -90,7 +93,7 @@ PATHS: Final[dict[str, Node]] = {
             "getDevice",
             "Look at a device",
             {"200": answer("The device", ref("DeviceDetail"))},
-            parameters=[_DEVICE],
+            parameters=[_DEVICE, _ID],
         )
     },
     f"{BASE}/devices/{{id}}/connections": _close("closeDevice", _DEVICE),
@@ -104,7 +107,7 @@ PATHS: Final[dict[str, Node]] = {
             "emptyBox",
             "Empty a device's box",
             {"200": answer("How many messages it had", record({"deleted": whole()}))},
-            parameters=[_DEVICE],
+            parameters=[_DEVICE, _ID],
         )
     },
     f"{BASE}/devices/{{id}}/block": {
@@ -126,7 +129,7 @@ PATHS: Final[dict[str, Node]] = {
                 )
             },
             409,
-            parameters=[_DEVICE],
+            parameters=[_DEVICE, _ID],
             requestBody=body(
                 "For how long; without a body until it is unblocked",
                 {
@@ -143,7 +146,7 @@ PATHS: Final[dict[str, Node]] = {
             "Let a device connect again",
             {"200": answer("It is not blocked", record({"blocked": {"const": False}, "missing": ref("Missing")}))},
             409,
-            parameters=[_DEVICE],
+            parameters=[_DEVICE, _ID],
         ),
     },
     f"{BASE}/messages": {
@@ -167,7 +170,8 @@ PATHS: Final[dict[str, Node]] = {
                     text(minLength=1, maxLength=512),
                     "lullaby-17",
                     "Its id, or <topic>/<partition>/<offset>; slashes encoded or not",
-                )
+                ),
+                _ID,
             ],
         )
     },

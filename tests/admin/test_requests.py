@@ -10,6 +10,7 @@ from cocoa_tornado.admin.requests import (
     Invalid,
     Target,
     argument,
+    id_of,
     read_selection,
     read_target,
     user_of,
@@ -100,6 +101,14 @@ def test_a_target_is_read_from_a_path(kind: str, text: str, expected: str) -> No
 def test_what_can_be_no_id_is_invalid(kind: str, name: str, text: str) -> None:
     with pytest.raises(Invalid, match=name):
         read_target(kind, text)
+
+
+@pytest.mark.parametrize(
+    ("text", "query", "expected"),
+    [("doll", [b"."], "doll"), ("-", [], "-"), ("-", [b".."], ".."), ("-", [b"-"], "-"), ("-", [b""], "")],
+)
+def test_an_id_that_no_path_can_have_is_in_the_query(text: str, query: list[bytes], expected: str) -> None:
+    assert id_of(text, {"id": query} if query else {}) == expected
 
 
 def test_a_user_that_is_no_text_is_invalid() -> None:

@@ -176,6 +176,46 @@ async def test_an_answer_leaves_focus_selection_and_what_is_open_where_they_are(
         assert page.faults_but(404) == []
 
 
+DASHED: Final = ("doll-\u05d0\u05d1-1", "doll-1-\u05d0\u05d1")
+ODD: Final = (".", "..", "a\\b", "\\u202e", "x\u202e", "%2e", "a/../b", *DASHED)
+SHOWN: Final = {"\\u202e": "\\u005cu202e", "x\u202e": "x\\u202e"}
+# The parts of an id from left to right, as they stand on the screen.
+ORDER: Final = """
+  [...document.querySelectorAll("h1 .id bdi")].map((each) => [each.getBoundingClientRect().left, each.textContent])
+    .sort(([one], [other]) => one - other).map(([, text]) => text)
+"""
+
+
+async def test_a_device_with_any_id_has_a_page_and_no_two_ids_look_alike(
+    start_admin: StartAdmin, tmp_path: Path
+) -> None:
+    gateway = await start_admin()
+    for device_id in ODD:
+        await gateway.connect_with(gateway.token(device_id, groups=[".."] if device_id == "." else []))
+    async with chromium(tmp_path / "profile") as browser:
+        page = await browser.page(link(gateway))
+        for device_id in ODD:
+            await visit(page, "devices")
+            await page.click(by_text("tbody th a", SHOWN.get(device_id, device_id)))
+            await page.until("document.querySelector('h1 .id') && document.querySelector('.pill.ok')")
+            assert await page.evaluate("document.querySelector('h1 .id').textContent") == SHOWN.get(
+                device_id, device_id
+            )
+            if device_id in DASHED:
+                assert "".join(await page.evaluate(ORDER)) == device_id
+        await visit(page, "devices/..")
+        await page.click(by_text("button", "Block"))
+        await page.click(by_text("dialog button", "Block"))
+        await page.until_text("Connections are refused with 403")
+        blocked = {each: (await ask(gateway, "GET", f"/devices/-?id={each}")).body["blocked"] for each in (".", "..")}
+        assert blocked == {".": False, "..": True}
+        await visit(page, "devices?group=..&members=1")
+        await page.until("document.querySelectorAll('tbody tr').length === 1")
+        await visit(page, "trace/..")
+        await page.until_text("This message is not found")
+        assert page.faults_but(404) == []
+
+
 async def ask_port(gateway: Harness, method: str, target: str, body: object = None) -> Any:
     """One request to the admin API on its own port."""
     data = b"" if body is None else json.dumps(body).encode()

@@ -38,8 +38,13 @@ export function parse(text) {
   });
 }
 
-/** The path devices/<id>/box of path("devices", id, "box"). */
-export const path = (...parts) => parts.map(part).join("/");
+/** The path devices/<id>/box of path("devices", id, "box"). Browsers remove "." and ".." from paths, encoded or not: such
+ * an id is in the query. */
+export function path(...parts) {
+  const removed = parts.find((each) => each === "." || each === "..");
+  const way = parts.map((each) => (each === removed ? "-" : part(each))).join("/");
+  return removed === undefined ? way : `${way}?id=${removed}`;
+}
 
 async function failure(response) {
   let message = response.statusText || `status ${response.status}`;

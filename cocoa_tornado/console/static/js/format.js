@@ -4,13 +4,21 @@
 const UNSEEN = /[\u0000-\u001f\u007f-\u009f\u00ad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb]/g;
 const UNSEEN_IN_TEXT = /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u00ad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb]/g;
 const JOINERS = /[\u200c\u200d]/g;
+// Letters that are written from right to left, with their marks and the blanks between them; or everything else.
+const RIGHT = "\\u0590-\\u08ff\\ufb1d-\\ufdff\\ufe70-\\ufefc\\u{10800}-\\u{10fff}\\u{1e800}-\\u{1efff}";
+const RUNS = new RegExp(`[${RIGHT}](?:[${RIGHT}\\p{M}]| +(?=[${RIGHT}]))*|[^${RIGHT}]+`, "gu");
 const LONE = /[\ud800-\udbff](?![\udc00-\udfff])|(?<![\ud800-\udbff])[\udc00-\udfff]/g;
 
 const escaped = (char) => `\\u${char.charCodeAt(0).toString(16).padStart(4, "0")}`;
 
-/** An id, on one line, in which every character is seen. */
+/** An id, on one line, in which every character is seen. No two look the same: a backslash that only looks like the
+ * beginning of an escape is one itself. */
 export const line = (value) =>
-  String(value).replace(UNSEEN, escaped).replace(JOINERS, escaped).replace(LONE, escaped);
+  String(value).replace(/\\(?=u[0-9a-f]{4})/g, escaped).replace(UNSEEN, escaped).replace(JOINERS, escaped).replace(LONE, escaped);
+
+/** The parts of a text that have one direction each. Shown each by itself, from left to right, they leave no doubt about
+ * their order: digits and dashes beside Hebrew or Arabic letters would move to their other side. */
+export const runs = (text) => text.match(RUNS) ?? [];
 
 /** Text of several lines, without what would disturb those around it. */
 export const lines = (value) => String(value).replace(UNSEEN_IN_TEXT, escaped).replace(LONE, escaped);

@@ -1,7 +1,7 @@
 // What pages are made of: panels, tables, states, dialogs.
 
 import {append, h, show} from "./dom.js";
-import {ago, clock, line, lines, userText} from "./format.js";
+import {ago, clock, line, lines, runs, userText} from "./format.js";
 import {icon} from "./icons.js";
 import {href} from "./router.js";
 import {session} from "./session.js";
@@ -9,7 +9,11 @@ import {session} from "./session.js";
 // -- values
 
 /** An id, whatever it is made of. */
-export const id = (text) => h("bdi", {class: "id"}, line(text));
+export function id(text) {
+  const shown = line(text);
+  const parts = runs(shown);
+  return parts.length > 1 ? h("bdi", {class: "id", dir: "ltr"}, parts.map((part) => h("bdi", {}, part))) : h("bdi", {class: "id"}, shown);
+}
 
 export const deviceLink = (deviceId) => h("a", {href: href(["devices", deviceId])}, id(deviceId));
 
