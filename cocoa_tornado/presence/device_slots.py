@@ -1,4 +1,4 @@
-"""One device on one server: its slots, and the new connections that wait for one. Pure; ``rules.py`` decides."""
+"""One device on one server: its slots, and the new connections that wait for one. Pure; ``decision.py`` decides."""
 
 from __future__ import annotations
 

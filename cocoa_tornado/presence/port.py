@@ -142,7 +142,7 @@ class Presence(Protocol):
       If all give one, the new connections are refused. If one is gone, or is silent for ``challenge_s`` and evicted,
       the first new connection that waits is admitted. New connections wait in a queue per server, of at most
       ``rules.MAX_WAITING``. They are refused with ``device`` only if the holder's server says that it is alive, and
-      with ``presence`` if that server does not answer within another ``rules.ANSWER_PATIENCE_S``.
+      with ``presence`` if that server does not answer within another ``decision.ANSWER_PATIENCE_S``.
     - *The owner ends it*: a slot is free once the server that held it has ended its connection, or has itself ended.
     - *Leases*: a grant is valid while its lease is. When a lease is lost, the adapter ends it, calls
       :meth:`Incumbents.lease_lost`, refuses waiting connections with ``presence``, and joins again under a new epoch.

@@ -13,28 +13,25 @@ it, which connections to challenge, and what to answer new connections. The life
 The server that holds a connection judges it: challenges of its own new connections and of other servers are one
 challenge. If several new connections wait for a device on one server, only the first one claims; the queue ends when no
 holder's answer is outstanding.
+
+What is decided about one device alone is in ``decision.py``. Here are the server's devices, its limits, and the terms
+of a store that others share.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Collection, Sequence
-from typing import Final, Literal
+from typing import Final
 
 from ..relay.messages import Answer, Challenge
 from ..rules.claims import Claim
-from .actions import Acquire, Actions, Admit, Evict, Ping, Refuse, Regrant, Release, Send, Supersede, Wake
+from .actions import Acquire, Actions, Admit, Refuse, Regrant, Release, Wake
+from .decision import Decision, give_up_at
 from .device_slots import ClaimQueue, DeviceSlots, Slot
 from .grants import Grant, Lease, RefusalReason, SlotLimits
 
 MAX_WAITING: Final = 16
 """New connections that may wait for a device on one server. One more is refused at once."""
-MAX_ROUNDS: Final = 2
-"""Rounds of challenges for one queue: a connection that got the device meanwhile is challenged too."""
-ANSWER_PATIENCE_S: Final = 1.0
-"""How much longer than ``challenge_s`` the answer of another server may take."""
-LATE_S: Final = 0.1
-"""If a challenge is judged so much later than planned, this server has paused, and may not have read the answer yet."""
 
 
 class Slots:
@@ -134,14 +131,26 @@ class Slots:
         self.reserve(grant)
         return True
 
-    def _find(self, device_id: str) -> DeviceSlots | None:
-        """The state of a device, if there is any; that of a lone claim becomes a queue."""
-        if device_id in self._alone:
-            claim, arrived_at = self._alone.pop(device_id)
-            device = self._devices[device_id] = DeviceSlots()
-            device.queue = ClaimQueue({claim: arrived_at})
-            device.queue.asking, device.queue.may_be_free = claim, False
-        return self._devices.get(device_id)
+    def _decide(self, device_id: str, now: float) -> Decision:
+        """Begin to decide about a device; :meth:`_finish` ends it. A lone claim becomes a queue."""
+        device = self._devices.get(device_id)
+        if device is None:
+            device = DeviceSlots()
+            if device_id in self._alone:
+                claim, arrived_at = self._alone.pop(device_id)
+                device.queue = ClaimQueue({claim: arrived_at})
+                device.queue.asking, device.queue.may_be_free = claim, False
+        return Decision(device_id, device, self.server, self.lease, self.limits(), now)
+
+    def _finish(self, decision: Decision) -> Actions:
+        """Keep what is known of the device now, if anything is."""
+        device = decision.device
+        if device.slots or device.queue is not None:
+            self._devices[decision.device_id] = device
+        else:
+            self._devices.pop(decision.device_id, None)
+        self._taken += len(device.slots) - decision.had_slots
+        return decision.todo
 
     def reserve(self, grant: Grant) -> None:
         """The store has granted the claim of :meth:`claim_free`: the slot is reserved, as after ``Admit``."""
@@ -183,71 +192,68 @@ class Slots:
             return alone, [Acquire(device_id, alone), Wake(device_id, self.give_up_at(now))]
         self._number += 1
         claim = Claim(self.server, self._number)
-        device = self._find(device_id)
-        obstacle = self.obstacle(device_id)
-        if obstacle in ("draining", "full"):
-            return claim, [Refuse(claim, obstacle)]
-        queue = None if device is None else device.queue
-        if obstacle is not None and queue is None and not self._may_challenge(device_id):
-            return claim, [Refuse(claim, obstacle)]
-        if queue is not None and len(queue.waiting) >= MAX_WAITING:
+        decision = self._decide(device_id, now)
+        device, obstacle = decision.device, self.obstacle(device_id)
+        queue = device.queue
+        if obstacle in ("draining", "full") or (
+            obstacle is not None and queue is None and not self._may_challenge(device)
+        ):
+            decision.todo.append(Refuse(claim, obstacle))
+        elif queue is not None and len(queue.waiting) >= MAX_WAITING:
             # Without a connection here, it is not known yet whether there is one elsewhere.
-            return claim, [Refuse(claim, "presence" if obstacle is None else obstacle)]
-        if device is None:
-            device = self._devices[device_id] = DeviceSlots()
-        todo: Actions = []
-        if queue is None:
-            device.queue = ClaimQueue({claim: now})
+            decision.todo.append(Refuse(claim, "presence" if obstacle is None else obstacle))
         else:
-            queue.waiting[claim] = now
-        self._go_on(device_id, device, now, todo)
-        if device.queue is not None and claim in device.queue.waiting:
-            todo.append(Wake(device_id, self.give_up_at(now)))
-        return claim, todo
+            if queue is None:
+                device.queue = ClaimQueue({claim: now})
+            else:
+                queue.waiting[claim] = now
+            decision.go_on()
+            if device.queue is not None and claim in device.queue.waiting:
+                decision.todo.append(Wake(device_id, self.give_up_at(now)))
+        return claim, self._finish(decision)
 
-    def _may_challenge(self, device_id: str) -> bool:
+    def _may_challenge(self, device: DeviceSlots) -> bool:
         """A connection whose upgrade is under way is not challenged: it is alive."""
-        return self.limits().policy == "challenge" and any(slot.is_held for slot in self._devices[device_id].slots)
+        return self.limits().policy == "challenge" and any(slot.is_held for slot in device.slots)
 
     def give_up_at(self, arrived_at: float) -> float:
-        """The deadline of a new connection. It leaves time for all rounds of challenges, and holds even if the store
-        never answers: Redis may reject every JOIN."""
-        return arrived_at + MAX_ROUNDS * (self.limits().challenge_s + ANSWER_PATIENCE_S)
+        """The deadline of a new connection that has arrived then."""
+        return give_up_at(arrived_at, self.limits())
 
     def granted(self, grant: Grant, now: float) -> Actions:
         """The store has granted a claim. It is released if its connection no longer waits, if this server is full, or
         if the lease has ended."""
         if self.granted_alone(grant, now):
             return [Admit(grant)]
-        device_id, claim = grant.device_id, grant.claim
-        device = self._find(device_id)
-        slot = None if device is None else device.find(claim)
-        if slot is not None and slot.renewal is not None and slot.claim == claim:
-            old, slot.grant, slot.renewal = slot.grant, grant, None
-            return [Regrant(old, grant)]
-        if slot is not None:
-            return []  # the answer to a repeated question
-        queue = None if device is None else device.queue
-        if device is None or queue is None:
-            return [Release(device_id, claim)]
+        claim = grant.claim
+        decision = self._decide(grant.device_id, now)
+        renewed, queue = decision.device.find_renewed(claim), decision.device.queue
+        if renewed is not None:
+            old, renewed.grant, renewed.renewal = renewed.grant, grant, None
+            decision.todo.append(Regrant(old, grant))
+        elif decision.device.find(claim) is not None:
+            pass  # the answer to a repeated question
+        elif queue is None:
+            decision.todo.append(Release(grant.device_id, claim))
+        else:
+            self._admit(decision, queue, grant, now)
+        return self._finish(decision)
+
+    def _admit(self, decision: Decision, queue: ClaimQueue, grant: Grant, now: float) -> None:
+        claim, device, todo = grant.claim, decision.device, decision.todo
         if claim == queue.asking:
             queue.asking, queue.may_be_free = None, True
         early = queue.early.pop(claim, ())
-        todo: Actions = []
-        if claim not in queue.waiting:
-            todo.append(Release(device_id, claim))
-            self._notify(device_id, claim, early, "gone", now, todo)
-        elif (is_full := self._is_full_for(device_id)) or not grant.lease.is_valid(now):
-            del queue.waiting[claim]
-            todo += [Release(device_id, claim), Refuse(claim, "full" if is_full else "presence")]
-            self._notify(device_id, claim, early, "gone", now, todo)
-        else:
-            del queue.waiting[claim]
+        is_waiting, is_full = queue.waiting.pop(claim, None) is not None, self._is_full_for(grant.device_id)
+        if is_waiting and not is_full and grant.lease.is_valid(now):
             device.slots.append(Slot(grant, early))
-            self._taken += 1
             todo.append(Admit(grant))
-        self._go_on(device_id, device, now, todo)
-        return todo
+        else:
+            todo.append(Release(grant.device_id, claim))
+            if is_waiting:
+                todo.append(Refuse(claim, "full" if is_full else "presence"))
+            decision.notify(claim, early, "gone")
+        decision.go_on()
 
     def held(
         self, device_id: str, claim: Claim, holders: Sequence[Claim], now: float, silent: Collection[str] = ()
@@ -256,115 +262,95 @@ class Slots:
 
         :param silent: servers that have not beaten for so long that it is no use to challenge them
         """
-        device = self._find(device_id)
-        todo: Actions = []
-        if self._end_renewed(device_id, device, claim, now, todo):
-            return todo
-        if device is None or device.queue is None or device.queue.asking != claim:
-            return todo
-        device.queue.asking, device.queue.holders, device.queue.silent = None, tuple(holders), silent
-        challengers = device.queue.early.get(claim, ())
-        if challengers:
-            device.queue.early[claim] = ()
-        self._notify(device_id, claim, challengers, "gone", now, todo)
-        self._go_on(device_id, device, now, todo)
-        return todo
+        decision = self._decide(device_id, now)
+        queue = decision.device.queue
+        if not decision.end_renewed(claim) and queue is not None and queue.asking == claim:
+            queue.asking, queue.holders, queue.silent = None, tuple(holders), silent
+            challengers = queue.early.get(claim, ())
+            if challengers:
+                queue.early[claim] = ()
+            decision.notify(claim, challengers, "gone")
+            decision.go_on()
+        return self._finish(decision)
 
     def undecided(self, device_id: str, claim: Claim, now: float) -> Actions:
         """The store did not answer in time, or rejected the claim: release what it may have granted, and ask for the
         next in the queue. A connection that is claimed again waits for :meth:`claim_again`."""
-        device = self._find(device_id)
-        renewed = None if device is None else device.find_renewed(claim)
+        decision = self._decide(device_id, now)
+        renewed, queue = decision.device.find_renewed(claim), decision.device.queue
         if renewed is not None:
             renewed.is_asking = False
-            return []
-        if device is None or device.queue is None or device.queue.asking != claim:
-            return []
-        queue = device.queue
-        queue.asking, queue.may_be_free = None, True
-        todo: Actions = [Release(device_id, claim)]
-        if claim in queue.waiting:
-            del queue.waiting[claim]
-            todo.append(Refuse(claim, "presence"))
-        self._notify(device_id, claim, queue.early.pop(claim, ()), "gone", now, todo)
-        self._go_on(device_id, device, now, todo)
-        return todo
+        elif queue is not None and queue.asking == claim:
+            decision.todo.append(Release(device_id, claim))
+            decision.refuse_asking(queue, claim)
+        return self._finish(decision)
 
     def withdraw(self, device_id: str, claim: Claim, now: float) -> Actions:
         """The new connection has left. What it was granted, or will be, is released. Idempotent."""
-        device = self._find(device_id)
-        if device is None:
-            return []
-        if device.queue is None or claim not in device.queue.waiting:
-            return self.release(device_id, claim, now)
-        del device.queue.waiting[claim]
-        todo: Actions = []
-        if claim != device.queue.asking and claim in device.queue.early:
-            todo.append(Release(device_id, claim))
-            self._notify(device_id, claim, device.queue.early.pop(claim, ()), "gone", now, todo)
-        self._go_on(device_id, device, now, todo)
-        return todo
+        decision = self._decide(device_id, now)
+        queue = decision.device.queue
+        if queue is not None and claim in queue.waiting:
+            del queue.waiting[claim]
+            if claim != queue.asking and claim in queue.early:
+                decision.todo.append(Release(device_id, claim))
+                decision.notify(claim, queue.early.pop(claim, ()), "gone")
+            decision.go_on()
+        else:
+            self._end(decision, claim)
+        return self._finish(decision)
+
+    @staticmethod
+    def _end(decision: Decision, claim: Claim) -> None:
+        slot = decision.device.find(claim)
+        if slot is not None:
+            decision.free([slot])
 
     # -- connections
 
     def register(self, grant: Grant, now: float) -> Actions:
         """The upgrade is done: the reserved slot becomes a held one. KeyError if the grant has no slot."""
-        device = self._devices.get(grant.device_id)
-        slot = None if device is None else device.find(grant.claim)
-        if device is None or slot is None:
+        if self.grant_of(grant.device_id, grant.claim) is None:
             raise KeyError(grant)
+        decision = self._decide(grant.device_id, now)
+        slot, queue = decision.device.find(grant.claim), decision.device.queue
+        assert slot is not None
         slot.is_held = True
-        todo: Actions = []
-        if device.queue is not None:
+        if queue is not None:
             # That it has registered just now is its sign of life.
-            device.queue.answers[slot.claim] = True
+            queue.answers[slot.claim] = True
         if slot.challengers:
-            self._hear(grant.device_id, slot, now, todo)
-        if device.queue is not None:
-            self._go_on(grant.device_id, device, now, todo)
-        return todo
+            decision.hear(slot)
+        decision.go_on()
+        return self._finish(decision)
 
     def answered(self, grant: Grant, now: float) -> Actions:
         """A connection has given a sign of life. Nothing happens if it was not challenged."""
-        device = self._devices.get(grant.device_id)
-        slot = None if device is None else device.find(grant.claim)
-        todo: Actions = []
+        if grant.device_id not in self._devices:
+            return []
+        decision = self._decide(grant.device_id, now)
+        slot = decision.device.find(grant.claim)
         if slot is not None and slot.deadline is not None:
-            self._hear(grant.device_id, slot, now, todo)
-        return todo
+            decision.hear(slot)
+        return self._finish(decision)
 
     def release(self, device_id: str, claim: Claim, now: float) -> Actions:
         """The connection has ended, or its upgrade failed. Idempotent."""
-        device = self._devices.get(device_id)
-        slot = None if device is None else device.find(claim)
-        if device is None or slot is None:
+        if device_id not in self._devices:
             return []
-        todo: Actions = []
-        self._free(device_id, device, [slot], todo, now)
-        return todo
+        decision = self._decide(device_id, now)
+        self._end(decision, claim)
+        return self._finish(decision)
 
     def expire(self, device_id: str, now: float) -> Actions:
         """A challenge may be over, because connections or other servers were silent for too long. Nothing happens if it
         was settled, or if a later challenge is under way."""
-        device = self._find(device_id)
-        if device is None:
-            return []
-        todo: Actions = []
-        silent = [slot for slot in device.slots if slot.deadline is not None and slot.deadline <= now]
-        late = [slot for slot in silent if now - (slot.deadline or now) > LATE_S and not slot.has_grace]
-        for slot in late:
-            slot.has_grace, slot.deadline = True, None
-        self._ping(late, now, todo)
-        silent = [slot for slot in silent if slot not in late]
-        todo += [Evict(slot.grant) for slot in silent]
-        self._free(device_id, device, silent, todo, now)
-        if device.queue is not None:
-            self._give_up(device_id, device, device.queue, now, todo)
-        queue = device.queue
-        if queue is not None and queue.deadline is not None and queue.deadline <= now:
-            queue.deadline, queue.is_late, queue.may_be_free = None, True, True
-            self._go_on(device_id, device, now, todo)
-        return todo
+        decision = self._decide(device_id, now)
+        decision.evict_silent()
+        if decision.device.queue is not None:
+            decision.give_up_overdue(decision.device.queue)
+        if decision.device.queue is not None:
+            decision.end_round(decision.device.queue)
+        return self._finish(decision)
 
     # -- other servers
 
@@ -375,27 +361,26 @@ class Slots:
         granted the claim, and its answer is still in transit: ask again; the slot is gone.
         """
         device_id, holder = challenge.device_id, challenge.holder
-        device = self._find(device_id)
-        todo: Actions = []
-        slot = None if device is None else device.find(holder)
-        if device is not None and slot is not None:
-            self._challenge([slot], challenge.challenger, now, todo)
-        elif device is not None and device.queue is not None and holder in (*device.queue.waiting, device.queue.asking):
-            early = device.queue.early
-            early[holder] = (*early.get(holder, ()), challenge.challenger)
-            if device.queue.asking is None:
-                device.queue.asking = holder
-                todo.append(Acquire(device_id, holder, "new", device.kept(holder)))
+        decision = self._decide(device_id, now)
+        slot, queue = decision.device.find(holder), decision.device.queue
+        if slot is not None:
+            decision.challenge([slot], challenge.challenger)
+        elif queue is not None and holder in (*queue.waiting, queue.asking):
+            queue.early[holder] = (*queue.early.get(holder, ()), challenge.challenger)
+            if queue.asking is None:
+                decision.ask_for(queue, holder)
         else:
-            todo.append(Release(device_id, holder))
-            self._notify(device_id, holder, (challenge.challenger,), "gone", now, todo)
-        return todo
+            decision.todo.append(Release(device_id, holder))
+            decision.notify(holder, (challenge.challenger,), "gone")
+        return self._finish(decision)
 
     def heard(self, answer: Answer, now: float) -> Actions:
         """Another server has answered a challenge. An answer to an earlier queue is ignored."""
-        todo: Actions = []
-        self._take_answer(answer, now, todo)
-        return todo
+        if answer.device_id not in self._devices:
+            return []
+        decision = self._decide(answer.device_id, now)
+        decision.take_answer(answer)
+        return self._finish(decision)
 
     def unreachable(self, challenge: Challenge, now: float) -> Actions:
         """The server of a holder has ended, or never existed: the store will soon know that its devices are free."""
@@ -423,40 +408,39 @@ class Slots:
     def unanswered(self, device_id: str, claim: Claim, now: float) -> Actions:
         """The store has not answered a claim for a second or so: ask again, or give up if the new connection has waited
         for too long. A connection that is claimed again does not give up."""
-        device = self._find(device_id)
-        if device is None:
-            return []
+        decision = self._decide(device_id, now)
+        device, queue = decision.device, decision.device.queue
         renewed = device.find_renewed(claim)
         if renewed is not None:
-            return [device.renew(device_id, renewed)]
-        queue = device.queue
-        if queue is None or queue.asking != claim:
-            return []
-        if claim not in queue.waiting or self.give_up_at(queue.waiting[claim]) <= now:
-            return self.undecided(device_id, claim, now)
-        queue.early.setdefault(claim, ())
-        return [Acquire(device_id, claim, "new", device.kept(claim))]
+            decision.todo.append(device.renew(device_id, renewed))
+        elif queue is not None and queue.asking == claim:
+            if claim in queue.waiting and now < self.give_up_at(queue.waiting[claim]):
+                queue.early.setdefault(claim, ())
+                decision.ask_for(queue, claim)
+            else:
+                decision.todo.append(Release(device_id, claim))
+                decision.refuse_asking(queue, claim)
+        return self._finish(decision)
 
     def late(self, device_id: str, claim: Claim, now: float) -> Actions:
         """The store has refused a claim, because it knows a later one of this server that this one does not, or because
-        it cannot read what it has of the device."""
-        todo: Actions = []
-        device = self._find(device_id)
-        if not self._end_renewed(device_id, device, claim, now, todo):
-            self._refuse_asking(device_id, claim, now, todo)
-        return todo
+        it cannot read what it has of the device. No slot has been granted."""
+        decision = self._decide(device_id, now)
+        queue = decision.device.queue
+        if not decision.end_renewed(claim) and queue is not None and queue.asking == claim:
+            decision.refuse_asking(queue, claim)
+        return self._finish(decision)
 
     def settling(self, device_id: str, claim: Claim, now: float) -> Actions:
         """The store grants nothing new yet: refuse the new connection. One that is claimed again waits for
         :meth:`settled`."""
-        todo: Actions = []
-        device = self._find(device_id)
-        renewed = None if device is None else device.find_renewed(claim)
+        decision = self._decide(device_id, now)
+        renewed, queue = decision.device.find_renewed(claim), decision.device.queue
         if renewed is not None:
             renewed.is_asking = False
-        else:
-            self._refuse_asking(device_id, claim, now, todo)
-        return todo
+        elif queue is not None and queue.asking == claim:
+            decision.refuse_asking(queue, claim)
+        return self._finish(decision)
 
     def rejoin(self, lease: Lease, lease_length_s: float, proof_s: float, now: float) -> Actions:
         """The server has a new epoch. Refuse new connections that wait, give up slots whose upgrade is not done, and
@@ -500,197 +484,3 @@ class Slots:
     def leases(self) -> Sequence[Lease]:
         """Those under which connections of this server were granted."""
         return list(dict.fromkeys(slot.grant.lease for device in self._devices.values() for slot in device.slots))
-
-    def _end_renewed(self, device_id: str, device: DeviceSlots | None, claim: Claim, now: float, todo: Actions) -> bool:
-        """End a connection that cannot be claimed again; False: this is not the claim of one."""
-        renewed = None if device is None else device.find_renewed(claim)
-        if device is None or renewed is None:
-            return False
-        todo.append(Supersede(renewed.grant))
-        self._free(device_id, device, [renewed], todo, now)
-        return True
-
-    def _refuse_asking(self, device_id: str, claim: Claim, now: float, todo: Actions) -> None:
-        """Refuse the new connection whose claim the store has refused, without any slot having been granted."""
-        device = self._find(device_id)
-        if device is None or device.queue is None or device.queue.asking != claim:
-            return
-        queue = device.queue
-        queue.asking, queue.may_be_free = None, True
-        if queue.waiting.pop(claim, None) is not None:
-            todo.append(Refuse(claim, "presence"))
-        self._notify(device_id, claim, queue.early.pop(claim, ()), "gone", now, todo)
-        self._go_on(device_id, device, now, todo)
-
-    def _give_up(self, device_id: str, device: DeviceSlots, queue: ClaimQueue, now: float, todo: Actions) -> None:
-        """Refuse the new connections that have waited for too long."""
-        overdue = [claim for claim, arrived_at in queue.waiting.items() if self.give_up_at(arrived_at) <= now]
-        for claim in overdue:
-            del queue.waiting[claim]
-            todo.append(Refuse(claim, "presence"))
-            if claim == queue.asking:
-                queue.asking, queue.may_be_free = None, True
-                todo.append(Release(device_id, claim))
-            elif claim in queue.early:
-                todo.append(Release(device_id, claim))
-            self._notify(device_id, claim, queue.early.pop(claim, ()), "gone", now, todo)
-        if overdue:
-            self._go_on(device_id, device, now, todo)
-
-    # -- the queue
-
-    def _go_on(self, device_id: str, device: DeviceSlots, now: float, todo: Actions) -> None:
-        """Decide what the waiting connections can do now.
-
-        Cases, in order: the store is being asked; no connection waits; a slot may be free: ask for it; holders were not
-        challenged yet: challenge them, if the policy allows it; all holders are alive: refuse; all but those of servers
-        that have stopped are, or the answers are late: refuse for another reason; otherwise wait for answers.
-        """
-        queue = device.queue
-        if queue is None or queue.asking is not None:
-            return
-        if not queue.waiting:
-            self._close_queue(device_id, device)
-            return
-        is_full_here = len(device.slots) >= self.limits().per_device
-        if queue.may_be_free and not is_full_here:
-            queue.may_be_free, queue.asking = False, next(iter(queue.waiting))
-            todo.append(Acquire(device_id, queue.asking, "new", device.kept(queue.asking)))
-            return
-        holders = [slot.claim for slot in device.slots] if is_full_here else queue.holders
-        reachable = [claim for claim in holders if claim.server not in queue.silent]
-        unasked = [claim for claim in reachable if claim not in queue.answers and not device.is_reserved(claim)]
-        are_alive = all(queue.answers.get(claim, True) for claim in reachable)
-        if unasked and self.limits().policy == "challenge" and queue.rounds < MAX_ROUNDS:
-            self._begin_round(device_id, device, queue, unasked, now, todo)
-        elif unasked:
-            self._refuse_all(device_id, device, "device" if self.limits().policy == "reject" else "presence", now, todo)
-        elif are_alive and len(reachable) == len(holders):
-            # What another server knew when it answered proves nothing to a connection that came after the challenge.
-            covers = min([at for claim, at in queue.asked_at.items() if claim in holders], default=now)
-            self._refuse_all(device_id, device, "device", now, todo, covers)
-        elif are_alive or queue.is_late:
-            self._refuse_all(device_id, device, "presence", now, todo)
-
-    def _begin_round(
-        self,
-        device_id: str,
-        device: DeviceSlots,
-        queue: ClaimQueue,
-        holders: Sequence[Claim],
-        now: float,
-        todo: Actions,
-    ) -> None:
-        queue.rounds += 1
-        queue.is_late = False
-        own = [slot for slot in map(device.find, holders) if slot is not None]
-        others = [claim for claim in holders if claim.server != self.server]
-        queue.answers.update(dict.fromkeys(holders, False))
-        queue.asked_at.update(dict.fromkeys(others, now))
-        self._challenge(own, queue.name, now, todo)
-        if others:
-            queue.deadline = now + self.limits().challenge_s + ANSWER_PATIENCE_S
-            todo += [Send(claim.server, Challenge(device_id, claim, queue.name)) for claim in others]
-            todo.append(Wake(device_id, queue.deadline))
-
-    def _refuse_all(
-        self,
-        device_id: str,
-        device: DeviceSlots,
-        reason: RefusalReason,
-        now: float,
-        todo: Actions,
-        arrived_until: float = math.inf,
-    ) -> None:
-        """End the queue; those that have arrived later begin another one."""
-        queue = device.queue
-        assert queue is not None
-        if reason == "device" and not self.lease.is_valid(now):
-            reason, arrived_until = "presence", math.inf
-        later = {claim: arrived_at for claim, arrived_at in queue.waiting.items() if arrived_at > arrived_until}
-        for claim in queue.waiting:
-            if claim in later:
-                continue
-            todo.append(Refuse(claim, reason))
-            if claim in queue.early:
-                todo.append(Release(device_id, claim))
-                self._notify(device_id, claim, queue.early[claim], "gone", now, todo)
-        self._close_queue(device_id, device)
-        if later:
-            self._devices[device_id] = device
-            device.queue = ClaimQueue(later)
-            device.queue.early = {claim: challengers for claim, challengers in queue.early.items() if claim in later}
-            self._go_on(device_id, device, now, todo)
-
-    def _close_queue(self, device_id: str, device: DeviceSlots) -> None:
-        device.end_queue()
-        if not device.slots:
-            del self._devices[device_id]
-
-    def _take_answer(self, answer: Answer, now: float, todo: Actions) -> None:
-        device = self._devices.get(answer.device_id)
-        queue = None if device is None else device.queue
-        if device is None or queue is None or queue.name != answer.challenger or answer.holder not in queue.answers:
-            return
-        if answer.verdict == "alive":
-            queue.answers[answer.holder] = True
-        else:
-            del queue.answers[answer.holder]
-            queue.may_be_free = True
-        self._go_on(answer.device_id, device, now, todo)
-
-    # -- this server's own slots
-
-    def _challenge(self, slots: Sequence[Slot], challenger: Claim, now: float, todo: Actions) -> None:
-        """Ask those that were not asked yet. A reserved slot is not asked: its upgrade will succeed or fail soon."""
-        for slot in slots:
-            slot.challengers = (*slot.challengers, challenger)
-        silent = [slot for slot in slots if slot.is_held and slot.deadline is None]
-        for slot in silent:
-            slot.has_grace = False
-        self._ping(silent, now, todo)
-
-    def _ping(self, slots: Sequence[Slot], now: float, todo: Actions) -> None:
-        if slots:
-            deadline = now + self.limits().challenge_s
-            for slot in slots:
-                slot.deadline = deadline
-            todo += [Ping(tuple([slot.grant for slot in slots])), Wake(slots[0].grant.device_id, deadline)]
-
-    def _hear(self, device_id: str, slot: Slot, now: float, todo: Actions) -> None:
-        challengers, slot.challengers, slot.deadline = slot.challengers, (), None
-        if not self.lease.is_valid(now):
-            # Others may hold the device by now: their servers get no answer from this one.
-            challengers = tuple([claim for claim in challengers if claim.server == self.server])
-        self._notify(device_id, slot.claim, challengers, "alive", now, todo)
-
-    def _free(self, device_id: str, device: DeviceSlots, slots: Sequence[Slot], todo: Actions, now: float) -> None:
-        """Take slots away, then notify the challengers."""
-        for slot in slots:
-            device.slots.remove(slot)
-            self._taken -= 1
-            todo.append(Release(device_id, slot.claim))
-        if device.queue is not None:
-            device.queue.may_be_free = device.queue.may_be_free or bool(slots)
-        for slot in slots:
-            self._notify(device_id, slot.claim, slot.challengers, "gone", now, todo)
-        if device.queue is not None:
-            self._go_on(device_id, device, now, todo)
-        elif not device.slots:
-            self._devices.pop(device_id, None)
-
-    def _notify(
-        self,
-        device_id: str,
-        holder: Claim,
-        challengers: Sequence[Claim],
-        verdict: Literal["alive", "gone"],
-        now: float,
-        todo: Actions,
-    ) -> None:
-        for challenger in challengers:
-            answer = Answer(device_id, holder, challenger, verdict)
-            if challenger.server == self.server:
-                self._take_answer(answer, now, todo)
-            else:
-                todo.append(Send(challenger.server, answer))

@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from cocoa_tornado.presence.actions import Acquire, Refuse, Release
+from cocoa_tornado.presence.decision import ANSWER_PATIENCE_S
 from cocoa_tornado.presence.grants import Grant, Lease, SlotLimits
-from cocoa_tornado.presence.rules import ANSWER_PATIENCE_S, MAX_WAITING, Slots
+from cocoa_tornado.presence.rules import MAX_WAITING, Slots
 from cocoa_tornado.relay.messages import Answer, Challenge
 from cocoa_tornado.rules.claims import Claim, Generation
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from cocoa_tornado.presence.actions import Acquire, Admit, Evict, Ping, Refuse, Regrant, Release, Send, Supersede, Wake
+from cocoa_tornado.presence.decision import LATE_S
 from cocoa_tornado.presence.grants import Grant, Lease, SlotLimits
-from cocoa_tornado.presence.rules import LATE_S, MAX_WAITING, Slots
+from cocoa_tornado.presence.rules import MAX_WAITING, Slots
 from cocoa_tornado.relay.messages import Answer, Challenge
 from cocoa_tornado.rules.claims import Claim, Generation
 

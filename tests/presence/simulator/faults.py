@@ -8,7 +8,8 @@ from functools import cache
 from typing import Final
 
 from cocoa_tornado.presence.actions import Actions
-from cocoa_tornado.presence.device_slots import DeviceSlots
+from cocoa_tornado.presence.decision import Decision
+from cocoa_tornado.presence.device_slots import ClaimQueue
 from cocoa_tornado.presence.grants import Lease, RefusalReason
 from cocoa_tornado.presence.rules import Slots
 from cocoa_tornado.relay.messages import Challenge
@@ -50,19 +51,17 @@ class _ClaimingAgainAtOnce(Slots):
         return super().rejoin(lease, lease_length_s, math.inf, now)
 
 
+class _TakingSilence(Decision):
+    def refuse_all(self, queue: ClaimQueue, reason: RefusalReason, arrived_until: float = math.inf) -> None:
+        super().refuse_all(queue, "device", arrived_until)
+
+
 class _TakingSilenceForLife(Slots):
     """A new connection is refused with 409 if nobody answers."""
 
-    def _refuse_all(
-        self,
-        device_id: str,
-        device: DeviceSlots,
-        reason: RefusalReason,
-        now: float,
-        todo: Actions,
-        arrived_until: float = math.inf,
-    ) -> None:
-        super()._refuse_all(device_id, device, "device", now, todo, arrived_until)
+    def _decide(self, device_id: str, now: float) -> Decision:
+        decision = super()._decide(device_id, now)
+        return _TakingSilence(device_id, decision.device, self.server, self.lease, self.limits(), now)
 
 
 @dataclass(frozen=True)
