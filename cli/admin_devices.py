@@ -13,6 +13,7 @@ import click
 from cocoa_tornado.rules.durations import parse_duration_s
 
 from .admin_client import AdminError, Answer, NotFound, in_path
+from .admin_messages import outcome_shown
 from .admin_options import Admin, Timestamp, admin_command, note
 from .options import WrongUsage
 from .terminal import NOTHING, Cell, facts, plain, table
@@ -104,11 +105,12 @@ def _all_pages(admin: Admin, path: str, query: dict[str, str | None], after: str
 @admin_command("device")
 @click.argument("device_id", metavar="DEVICE")
 def device(admin: Admin, device_id: str) -> None:
-    """Show a device: its connections, its box, its last events, and whether it is blocked.
+    """Show a device: its connections, its box, its last events and messages, and whether it is blocked.
 
     The box has what waits for the device; "acknowledged" is the number of the last message that it has acknowledged in
     each lane. The events are the last 20 that the servers remember: connected, refused (with the HTTP status),
-    challenged, closed (with the close code; docs/protocol.rst has them all).
+    challenged, closed (with the close code; docs/protocol.rst has them all). The messages are the last 20 that it got
+    or should have got, the newest first, as far as the servers remember; `cocoa admin trace ID` has more on each.
 
     Exit status 1 if no server knows anything of it.
 
@@ -309,6 +311,17 @@ def _about(value: dict[str, Any]) -> Iterator[str]:
                 for each in events
             ],
         )
+    if value.get("messages"):  # a server of the last release does not say them
+        yield ""
+        yield from _message_lines(value["messages"])
+
+
+def _message_lines(messages: Sequence[dict[str, Any]]) -> list[str]:
+    rows: list[list[Cell | str]] = [
+        [plain(each["at"]), plain(each["id"]), outcome_shown(each["outcome"]), plain(each["note"] or None)]
+        for each in messages
+    ]
+    return table(("AT", "MESSAGE", "OUTCOME", "NOTE"), rows)
 
 
 def _box(box: dict[str, Any] | None) -> str:

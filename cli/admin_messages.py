@@ -138,7 +138,7 @@ def _traced(value: Mapping[str, Any]) -> Iterator[str]:
     if value["devices"]:
         notes = value.get("notes") or {}
         rows: list[Row] = [
-            [plain(each["device_id"]), _outcome(each["outcome"]), plain(notes.get(each["device_id"]))]
+            [plain(each["device_id"]), outcome_shown(each["outcome"]), plain(notes.get(each["device_id"]))]
             for each in value["devices"]
         ]
         columns = 3 if notes else 2
@@ -147,12 +147,12 @@ def _traced(value: Mapping[str, Any]) -> Iterator[str]:
     counts = Counter(each["outcome"] for each in value["devices"]) | Counter(value["counts"])
     yield from table(
         ("OUTCOME", "DEVICES", "MEANING"),
-        [[_outcome(name), f"{number:,}", MEANINGS.get(name, "")] for name, number in counts.items()],
+        [[outcome_shown(name), f"{number:,}", MEANINGS.get(name, "")] for name, number in counts.items()],
         ("DEVICES",),
     )
 
 
-def _outcome(name: str | None) -> Cell:
+def outcome_shown(name: str | None) -> Cell:
     colour = "green" if name in GOOD else "yellow" if name in WAITING else None if name == "others" else "red"
     return Cell("unknown" if name is None else plain(name), colour)
 

@@ -1,4 +1,4 @@
-"""One device: its connections, its last events, and its box."""
+"""One device: its connections, its last events and messages, and its box."""
 
 from __future__ import annotations
 
@@ -12,10 +12,13 @@ from ..mailboxes.port import LaneRead, Mailbox
 from ..rules.audiences import Audience
 from ..rules.box import LANES, LaneName, PageLimits, Position
 from ..rules.device_events import PER_DEVICE, DeviceEvents
+from ..rules.trace_memory import MESSAGES_PER_DEVICE
 from ..web.handlers import shown_time, timestamp
 from .connected import Connected
+from .device_messages import DeviceMessage
 from .rows import DeviceRow, Page, Selection
 from .servers import Topic
+from .traces import Traces
 
 NOBODY: Final = msgspec.Raw(b"null")
 """The user of a device that is not connected."""
@@ -24,7 +27,10 @@ MAX_READS: Final = 64
 
 
 class DeviceQuestion(msgspec.Struct, frozen=True):
+    """:ivar messages: how many of its last messages to look for"""
+
     device_id: str
+    messages: int = 0
 
 
 class EventRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,6 +53,7 @@ class DeviceAnswer(msgspec.Struct, frozen=True):
     device: DeviceRow | None
     events: tuple[EventRow, ...]
     fenced: int = 0
+    messages: tuple[DeviceMessage, ...] = ()
 
 
 class BoxRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -72,8 +79,8 @@ class OneDevice:
     :param fenced: see :class:`DeviceAnswer`
     """
 
-    def __init__(self, connected: Connected, events: DeviceEvents, fenced: Callable[[], int]) -> None:
-        self._connected, self._events, self._fenced = connected, events, fenced
+    def __init__(self, connected: Connected, events: DeviceEvents, traces: Traces, fenced: Callable[[], int]) -> None:
+        self._connected, self._events, self._traces, self._fenced = connected, events, traces, fenced
 
     def __repr__(self) -> str:
         return f"<OneDevice {self._connected!r} {self._events!r}>"
@@ -84,7 +91,9 @@ class OneDevice:
             EventRow(at=at, server=self._connected.server, event=kind, code=code or None)
             for at, kind, code in self._events.of(device_id)
         )
-        return DeviceAnswer(self._connected.row_of(device_id), events, self._fenced())
+        most = min(question.messages, MESSAGES_PER_DEVICE)
+        messages = await self._traces.last_messages(device_id, most) if most > 0 else ()
+        return DeviceAnswer(self._connected.row_of(device_id), events, self._fenced(), messages)
 
 
 def last_events(answers: Iterable[DeviceAnswer]) -> list[dict[str, object]]:

@@ -11,9 +11,11 @@ import msgspec
 from ..errors import MailboxError
 from ..rules.admin_tokens import WRITE
 from ..rules.audiences import of_group, of_user
+from ..rules.trace_memory import MESSAGES_PER_DEVICE
 from ..web.handlers import timestamp
 from .connected import CLOSE, DEVICES, CloseOrder
 from .device import DEVICE, NOBODY, BoxRow, DeviceQuestion, empty, last_events, members_page, weigh
+from .device_messages import last_messages
 from .handlers import AdminHandler, expensive
 from .requests import MAX_RECONNECT_S, read_selection, read_target, user_of, whole_number
 from .rows import DeviceRow, Page, Selection, merge
@@ -57,22 +59,25 @@ class MembersHandler(AdminHandler):
 
 
 class DeviceHandler(AdminHandler):
-    """``GET devices/{id}``: its connections, its last events over all servers, its box, and whether it is blocked. 404
-    if no server that answers knows the device."""
+    """``GET devices/{id}``: its connections, its last events and messages over all servers, its box, and whether it is
+    blocked. 404 if no server that answers knows the device."""
 
+    @expensive
     async def get(self, text: str) -> None:
         device_id = read_target("devices", self.id_of(text)).id
-        answers, missing = await self.ask(DEVICE, DeviceQuestion(device_id))
+        answers, missing = await self.ask(DEVICE, DeviceQuestion(device_id, MESSAGES_PER_DEVICE))
         box = await self._weigh(device_id)
         pages = [Page((answer.device,), False) for answer in answers if answer.device is not None]
         rows, _ = merge(pages, 1)
         events = last_events(answers)
+        messages = last_messages(message for answer in answers for message in answer.messages)
         block = self._block(device_id)
-        if not rows and not events and box in (None, EMPTY) and not block["blocked"] and not missing:
+        is_known = rows or events or messages or box not in (None, EMPTY) or block["blocked"]
+        if not is_known and not missing:
             self.refuse(404, "Unknown device")
             return
         row = rows[0] if rows else DeviceRow(device_id=device_id, user_id=NOBODY, groups=(), connections=())
-        more = {"box": box, "events": events, **block, "missing": missing}
+        more = {"box": box, "events": events, "messages": messages, **block, "missing": missing}
         self.answer_struct(200, msgspec.structs.asdict(row) | more)
 
     def _block(self, device_id: str) -> dict[str, object]:

@@ -11,6 +11,7 @@ from ..hub import Hub
 from ..routing.address import Address, Devices, Group, User
 from ..rules.records import Record
 from ..rules.trace_memory import Found, Outcome, TraceMemory
+from .device_messages import DeviceMessage, message_of
 from .requests import user_text
 from .trace_answers import MAX_DEVICES, TraceAnswer, TraceDevice, TraceQuestion, TraceStep, better
 from .trace_boxes import REPLACED, BoxSearch, Sought, ttl_note
@@ -75,6 +76,21 @@ class Traces:
             is_partial=not outcomes and any(self._has_other_recipients(found) for found in records),
         )
 
+    async def last_messages(self, device_id: str, most: int) -> tuple[DeviceMessage, ...]:
+        """The last messages that a device got, or should have got, as far as this server remembers them; the newest
+        first."""
+        records: list[Found] = []
+        for found in self._memory.of_device(device_id, most):
+            if found is None:
+                await asyncio.sleep(0)
+            else:
+                records.append(found)
+        became = await asyncio.gather(*(self._outcomes([found], [device_id]) for found in records))
+        return tuple(
+            message_of(found, outcomes.get(device_id), notes.get(device_id, ""))
+            for found, (outcomes, notes, _) in zip(records, became, strict=True)
+        )
+
     def _has_other_recipients(self, found: Found) -> bool:
         """Whether a record that the mailbox fans out has recipients that are unknown here: it was recorded earlier, or
         is yet to be."""
@@ -103,15 +119,20 @@ class Traces:
 
     # -- devices
 
-    async def _outcomes(self, records: Sequence[Found]) -> tuple[dict[str, Outcome | None], dict[str, str], int]:
-        """Return the outcome of each known device, notes on some, and the number of other devices."""
+    async def _outcomes(
+        self, records: Sequence[Found], only: Sequence[str] | None = None
+    ) -> tuple[dict[str, Outcome | None], dict[str, str], int]:
+        """Return the outcome of each known device, notes on some, and the number of other devices.
+
+        :param only: the devices that are asked for; None: all recipients
+        """
         outcomes: dict[str, Outcome | None] = {}
         notes: dict[str, str] = {}
         others: set[str] = set()
         in_boxes: dict[str, tuple[Found, int | None]] = {}
         for found in records:
             noted, whole, stored, away = found.outcomes(), found.whole(), found.stored(), _away(found)
-            for at, device_id in enumerate(found.recipients()):
+            for at, device_id in enumerate(found.recipients() if only is None else only):
                 if device_id not in outcomes and len(outcomes) == MAX_DEVICES:
                     others.add(device_id)
                     continue

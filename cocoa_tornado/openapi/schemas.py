@@ -7,6 +7,7 @@ from typing import Final
 from ..rules.addressing import MAX_DEVICES, MAX_KEY_BYTES
 from ..rules.device_events import PER_DEVICE
 from ..rules.identity import MAX_GROUPS, MAX_NAME_BYTES
+from ..rules.trace_memory import MESSAGES_PER_DEVICE
 from .parts import NULL, Node, array, flag, mapping, nullable, number, one_of, record, ref, text, time, whole
 
 NO_CONTROLS: Final = r"^[^\u0000-\u001f\u007f-\u009f]+$"
@@ -113,11 +114,22 @@ SCHEMAS: Final[dict[str, Node]] = {
             "code": nullable(whole("The HTTP status, or the close code")),
         }
     ),
+    "DeviceMessage": record(
+        {
+            "id": text("The record's own, or <topic>/<partition>/<offset>: of GET /api/v1/admin/messages/{id}"),
+            "at": time("When a server read it"),
+            "outcome": {"enum": [*OUTCOMES, None], "description": "Null: nothing is known of it yet, or any more"},
+            "note": text("What the outcome does not say"),
+        }
+    ),
     "DeviceDetail": record(
         {
             **DEVICE,
             "box": nullable(ref("Box")) | {"description": "Null: there is no mailbox, or it is not available"},
             "events": array(ref("DeviceEvent"), "The last ones", maxItems=PER_DEVICE),
+            "messages": array(
+                ref("DeviceMessage"), "The last ones, the newest first, without interims", maxItems=MESSAGES_PER_DEVICE
+            ),
             "blocked": flag(),
             "blocked_until": nullable(time("Null: until it is unblocked")),
             "missing": ref("Missing"),

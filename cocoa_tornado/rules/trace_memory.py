@@ -7,7 +7,7 @@ Only deviations have notes of their own. A search is linear, and pauses regularl
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, Final, Literal, NamedTuple, TypeAlias
@@ -39,6 +39,8 @@ NOTE_BYTES: Final = 200
 RECIPIENT_BYTES: Final = 16
 PART_BYTES: Final = 100
 """What a message that is stored or forwarded takes."""
+MESSAGES_PER_DEVICE: Final = 20
+"""So many of a device's last messages are shown."""
 SLICE: Final = 2_000
 """So many records or notes are searched between two pauses: about half a millisecond."""
 
@@ -63,6 +65,17 @@ class Note(NamedTuple):
     numbers: Mapping[str, int] | None = None
     server: str | None = None
     at_s: float = 0.0
+
+    def about(self, device_id: str) -> Sequence[Note]:
+        """What of it is about a device: nothing, or one note."""
+        if self.device_id is not None:
+            return [self] if self.device_id == device_id else []
+        if not self.recipients:
+            return [self]
+        if device_id not in self.recipients:
+            return []
+        number = None if self.numbers is None else self.numbers.get(device_id)
+        return [self._replace(recipients=(device_id,), numbers=None if number is None else {device_id: number})]
 
     @property
     def size(self) -> int:
@@ -109,11 +122,19 @@ class Found(NamedTuple):
 
     batch: BatchTrace
     at: int
-    notes: Sequence[Note]
+    notes: list[Note]
 
     @property
     def payload(self) -> bytes:
         return payload_of(self.batch.records[self.at])
+
+    @property
+    def id(self) -> str | None:
+        """The record's own; None: it has none."""
+        record = self.batch.records[self.at]
+        options = record.terms if self.batch.sender else record.options
+        name: str | None = None if options is None else options.id
+        return name
 
     @property
     def origin(self) -> tuple[str, int]:
@@ -319,6 +340,52 @@ class TraceMemory:
                 looked = 0
                 yield None
 
+    def of_device(self, device_id: str, most: int) -> Iterator[Found | None]:
+        """Find the last records for a device, at most ``most``, the newest first. Interims are left out. None: a pause
+        is due.
+
+        What is added or forgotten meanwhile may be missing.
+        """
+        named = set[tuple[int, bytes]]()
+        yield from self._named(device_id, named)
+        found: list[Found] = []
+        looked = 0
+        for batch in reversed(list(self._batches)):
+            found += [Found(batch, at, []) for at in reversed(_records_for(batch, device_id, named))]
+            looked += len(batch.records) + 1
+            if len(found) >= most:
+                break
+            if looked >= SLICE:
+                looked = 0
+                yield None
+        del found[most:]
+        yield from self._add_notes(found, device_id)
+        yield from found
+
+    def _named(self, device_id: str, into: set[tuple[int, bytes]]) -> Iterator[None]:
+        """The records that are not for a single device, and that this one is a recipient of."""
+        looked = 0
+        for note in reversed(list(self._notes)):
+            if device_id in note.recipients:
+                into.add((note.timestamp_ms, note.body))
+            looked += 1 + len(note.recipients)
+            if looked >= SLICE:
+                looked = 0
+                yield None
+
+    def _add_notes(self, records: Sequence[Found], device_id: str) -> Iterator[None]:
+        """Add their notes to records, as far as they are about a device."""
+        by_timestamp: dict[int, list[Found]] = {}
+        for found in records:
+            by_timestamp.setdefault(found.batch.records[found.at].timestamp_ms, []).append(found)
+        notes = iter(list(self._notes))
+        while some := list(islice(notes, SLICE)):
+            for note in some:
+                for found in by_timestamp.get(note.timestamp_ms, ()):
+                    if note.latest >= found.batch.number and note.body.endswith(found.payload):
+                        found.notes.extend(note.about(device_id))
+            yield None
+
     def _notes_of(self, batch: BatchTrace, at: int, into: list[Note]) -> Iterator[None]:
         payload, timestamp_ms = payload_of(batch.records[at]), batch.records[at].timestamp_ms
         notes = iter(list(self._notes))
@@ -348,8 +415,32 @@ def is_named(partition: str, name: str) -> bool:
     its name, as in ``results@<id>/3`` and ``results/0#<id>``."""
     if partition == name or not name:
         return partition == name
+    return plain_name(partition) == name
+
+
+def plain_name(partition: str) -> str:
+    """The name of a partition as :func:`is_named` and the producers of its records know it."""
     topic, _, number = partition.rpartition("/")
-    return f"{topic.partition('@')[0]}/{number.partition('#')[0]}" == name
+    return f"{topic.partition('@')[0]}/{number.partition('#')[0]}"
+
+
+def _records_for(batch: BatchTrace, device_id: str, named: Container[tuple[int, bytes]]) -> list[int]:
+    """Which records of a batch are for a device, without interims.
+
+    :param named: timestamps and payloads of those that are not for a single device, but for this one as well
+    """
+    found = [
+        at
+        for at, record in enumerate(batch.records)
+        if record.address == device_id
+        or (named and type(record.address) is not str and (record.timestamp_ms, record.payload) in named)
+    ]
+    return [at for at in found if not _is_interim(batch, at)]
+
+
+def _is_interim(batch: BatchTrace, at: int) -> bool:
+    record = batch.records[at]
+    return bool(record.terms is not None and record.terms.interim_of) if batch.sender else bool(record.interim_of)
 
 
 def _indexes(batch: BatchTrace, message_id: str, source: str, offset: int) -> list[int]:

@@ -49,7 +49,7 @@ def make_admin(
     count_lost = _counts_lost_events(parts.counters)
     subscribers = Subscribers(servers, devices.events.live, count_lost)
     opened.stop(subscribers.close)
-    device = OneDevice(connected, devices.events, _fenced(parts))
+    device = OneDevice(connected, devices.events, traces, _fenced(parts))
     loops = Repeats(0) if devices.mail is None else devices.mail.loops
     full_boxes = Repeats(0) if mailbox is None else mailbox.counters.full
     top = Top(hub, devices.reconnects, loops, full_boxes, name, wall_clock)

@@ -99,7 +99,9 @@ async def test_a_device_is_shown_with_its_connections_box_and_events(start_admin
     assert [words(line)[1] for line in lines[:4]] == ["doll", "99", "-", "yes, 1 connection"]
     assert lines[4].startswith("box")
     assert words(lines[7])[0] == "here"
-    assert words(lines[-1])[1:] == ["here", "connected", "101"]
+    assert words(lines[-4])[1:] == ["here", "connected", "101"]
+    assert words(lines[-2]) == ["AT", "MESSAGE", "OUTCOME", "NOTE"]
+    assert words(lines[-1])[1:3] == ["transcription.results/0/1", "written"]
 
     await eventually(lambda: gateway.gateway.broker.status().lag == 0)
     lines = await done(gateway, "device", "away")

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
+from typing import Any
+
 import pytest
 
 from cocoa_tornado.mailboxes.memory import MemoryMailbox
@@ -10,7 +14,7 @@ from cocoa_tornado.rules.box import BoxLimits
 from testing.raw_device import CLOSE, TEXT, UPGRADE
 from testing.waiting import eventually
 
-from ..harness import Harness, Neighbors
+from ..harness import RESULTS, Harness, Neighbors
 from .conftest import StartAdmin, ask
 
 pytestmark = pytest.mark.gen_test(timeout=60)
@@ -161,4 +165,64 @@ async def test_several_servers_have_one_box(start_admin: StartAdmin) -> None:
     for gateway in (a, b):
         assert (await ask(gateway, "GET", "/devices/doll"))[1]["box"]["messages"] == 1
     assert (await ask(b, "DELETE", "/devices/doll/box"))[1] == {"deleted": 1}
-    assert (await ask(a, "GET", "/devices/doll"))[0] == 404  # nothing is left that is known of it
+    _, body, _ = await ask(a, "GET", "/devices/doll")
+    assert (body["box"]["messages"], body["events"]) == (0, [])
+    assert [message["outcome"] for message in body["messages"]] == ["written"]  # as the box says
+
+
+# -- the last messages
+
+
+async def messages_are(gateway: Harness, expected: list[tuple[str, str | None]], device_id: str = "doll") -> Any:
+    """Ask until these are the last messages: id and outcome of each, the newest first."""
+    found: list[tuple[str, str | None]] = []
+    for _ in range(500):
+        _, body, _ = await ask(gateway, "GET", f"/devices/{device_id}")
+        found = [(message["id"], message["outcome"]) for message in body.get("messages", ())]
+        if found == expected:
+            return body
+        await asyncio.sleep(0.01)
+    pytest.fail(f"{found} is not {expected}")
+
+
+async def test_the_last_messages_of_a_device_are_listed_the_newest_first_with_what_became_of_them(
+    start_admin: StartAdmin,
+) -> None:
+    gateway = await start_admin()
+    device = await gateway.upgrade(gateway.token("doll", groups=["kitchen"]))
+    await gateway.publish("doll", "hello", id="mine")
+    await gateway.publish("bear", "hello", id="not mine")
+    await gateway.broker.publish(RESULTS, "", b'{"to":{"group":"kitchen"},"text":"Dinner"}')
+    for _ in range(2):
+        await device.read_until(TEXT)
+    await device.end()
+    await eventually(lambda: not gateway.gateway.hub.is_device_connected("doll"))
+    await gateway.publish("doll", "gone", id="gone")
+    await messages_are(gateway, [("gone", "not_connected"), (f"{RESULTS}/0/2", "written"), ("mine", "written")])
+    await messages_are(gateway, [("not mine", "not_connected")], "bear")  # although nothing else is known of it
+    for number in range(25):
+        await gateway.publish("doll", "more", id=f"m-{number}")
+    body = await messages_are(gateway, [(f"m-{number}", "not_connected") for number in reversed(range(5, 25))])
+    assert "hello" not in json.dumps(body)
+    for message in body["messages"][:3]:
+        status, found, _ = await ask(gateway, "GET", f"/messages/{message['id']}")
+        assert (status, found["devices"]) == (200, [{"device_id": "doll", "outcome": "not_connected"}])
+
+
+async def test_a_message_that_one_server_has_read_and_another_has_written_is_listed_once(two_admins: Two) -> None:
+    a, b = two_admins
+    device = await b.upgrade(b.token("doll", groups=["kitchen"]))
+    await a.publish("doll", "hello", id="m")
+    await device.read_until(TEXT)
+    await a.broker.publish(RESULTS, "", b'{"to":{"group":"kitchen"},"text":"Dinner"}')
+    await device.read_until(TEXT)
+    for gateway in two_admins:
+        await messages_are(gateway, [(f"{RESULTS}/0/1", "written"), ("m", "written")])
+
+
+async def test_the_box_says_what_became_of_the_messages_of_a_device(start_admin: StartAdmin) -> None:
+    gateway = await start_admin(mailbox="memory://", mailbox_max_messages=2)
+    for number in range(3):
+        await gateway.publish("doll", "hello", id=f"m-{number}")
+    body = await messages_are(gateway, [("m-2", "waiting"), ("m-1", "waiting"), ("m-0", "overflow")])
+    assert [message["note"] for message in body["messages"]] == ["", "", "dropped from its full box"]

@@ -139,6 +139,7 @@ class Faults:
         await device.read_until(TEXT)
         await says(a, "never-acknowledged", r"mute: written \(the device has never acknowledged anything\)")
         await self.console.finds("Devices", "mute", shows="Acknowledged\nnever")
+        await self.console.finds("Devices", "mute", "never-acknowledged", shows="mute: written (the device has never")
 
     async def a_full_box(self, a: Harness, b: Harness) -> None:
         for number in range(BOX + 1):

@@ -5,6 +5,7 @@
   const connection = {server: bad, generation: bad, connected_at: now, ip: bad, version: bad, rtt_ms: 3, queue: 9, last_activity: bad};
   const device = {device_id: bad, user_id: bad, groups: [bad, bad], connections: [connection, connection], blocked: true, blocked_until: bad,
     box: {oldest: bad, newest: now, acknowledged: {[bad]: bad}, messages: 3, bytes: 9},
+    messages: [{id: bad, at: bad, outcome: bad, note: bad}, {id: bad, at: now, outcome: null, note: ""}],
     events: [{at: bad, server: bad, event: bad, code: bad}, {at: now, server: bad, event: "closed", code: 1000}]};
   const parts = {[bad]: {ok: false, state: bad, message: bad}, mailbox: {ok: true, state: bad}};
   const server = {server: bad, version: bad, started_at: bad, connections: 1, devices: 1, failing: [bad], parts, lag: 1, waiting: 2,

@@ -14,6 +14,7 @@ from cocoa_tornado.rules.addressing import Options
 from cocoa_tornado.rules.box import Lane
 from cocoa_tornado.rules.records import Record
 from cocoa_tornado.rules.retracted import RetractedRun
+from cocoa_tornado.rules.terms import Terms, interim_terms
 from cocoa_tornado.rules.trace_memory import SLICE, BatchTrace, Found, Outcome, TraceMemory, outcome_in_box
 
 SOURCE = "results/0"
@@ -173,3 +174,78 @@ def test_the_outcome_of_a_stored_message_follows_from_its_box(
     lane: Lane, in_box: bool, expired: bool, may_collapse: bool, outcome: str
 ) -> None:
     assert outcome_in_box(lane, 5, is_in_box=in_box, has_expired=expired, may_collapse=may_collapse) == outcome
+
+
+# -- the messages of a device
+
+
+def last_of(memory: TraceMemory, device_id: str = "doll", most: int = 20) -> list[Found]:
+    return [found for found in memory.of_device(device_id, most) if found is not None]
+
+
+def test_the_last_messages_of_a_device_are_found_the_newest_first_and_no_more_than_asked_for() -> None:
+    memory = memory_of()
+    memory.remember([record(0), record(1, "bear"), record(2)], [0, 1, 2], [(SOURCE, 3)])
+    memory.remember([record(3), record(4, name="mine")], [3, 4], [(SOURCE, 2)])
+    assert [found.origin[1] for found in last_of(memory)] == [4, 3, 2, 0]
+    assert [found.origin[1] for found in last_of(memory, most=3)] == [4, 3, 2]
+    assert [found.id for found in last_of(memory, most=2)] == ["mine", None]
+    assert last_of(memory, "stranger") == []
+
+
+def test_messages_for_several_devices_are_among_those_of_each_recipient() -> None:
+    memory = memory_of()
+    kitchen = Record(Group("kitchen"), b'{"n":1}', 7)
+    memory.remember([record(0), kitchen, Record(Devices(("doll", "bear")), b'{"n":2}', 7)], [0, 1, 2], [(SOURCE, 3)])
+    memory.note_recipients(b'{"n":1}', 7, ["bear", "doll"], {"bear": 4, "doll": 5})
+    memory.note_recipients(b'{"n":2}', 7, ["doll", "bear"])
+    memory.note_all(b'{"n":1}', 7, ["cat"], "not_connected")
+    assert [found.origin[1] for found in last_of(memory)] == [2, 1, 0]
+    (second, first) = last_of(memory, "bear")
+    assert (first.stored(), second.stored()) == ({"bear": 4}, {})
+    assert first.recipients() == ["bear"]  # its notes are about this device alone
+    (found,) = last_of(memory, "cat")
+    assert found.outcomes() == {"cat": "not_connected"}
+
+
+def test_what_another_server_has_forwarded_is_found_and_interims_are_not() -> None:
+    memory = memory_of()
+    interim = Record("doll", b'{"n":9}', 7, interim_of="s")
+    memory.remember([record(0), interim], [0, 1], [(SOURCE, 2)])
+    message = ForwardedMessage("doll", b'{"n":1}', 7, "results/1", 5, Terms(id="mine"))
+    memory.remember_forward([message, ForwardedMessage("doll", b"{}", 7, "results/1", 6, interim_terms("s"))], "b")
+    assert [(found.origin, found.id) for found in last_of(memory)] == [(("results/1", 5), "mine"), ((SOURCE, 0), None)]
+
+
+def test_only_what_is_about_a_device_is_noted_of_its_messages() -> None:
+    memory = memory_of()
+    memory.remember([record(0), Record(Group("kitchen"), b'{"n":1}', 8)], [0, 1], [(SOURCE, 2)])
+    memory.note_recipients(b'{"n":1}', 8, ["doll", "bear"])
+    memory.note(b'{"n":1}', 8, "bear", "overflow")
+    memory.note(b'{"n":1}', 8, "doll", "expired")
+    memory.note(b"\x81\x07" + b'{"n":0}', 7, "doll", "slow_consumer")
+    assert [found.outcomes() for found in last_of(memory)] == [{"doll": "expired"}, {"doll": "slow_consumer"}]
+
+
+def test_a_search_for_the_messages_of_a_device_pauses() -> None:
+    memory = memory_of(100_000_000)
+    for start in range(0, 5 * SLICE, 100):
+        numbers = range(start, start + 100)
+        memory.remember([record(number, "bear") for number in numbers], list(numbers), [(SOURCE, 100)])
+        memory.note_recipients(b"{}", 9, ["bear"] * 100)
+    found = list(memory.of_device("doll", 20))
+    assert found.count(None) == len(found) >= 9
+
+
+@given(st.lists(st.tuples(st.sampled_from(["doll", "bear"]), st.booleans()), max_size=30), st.integers(1, 8))
+def test_each_message_of_a_device_that_is_remembered_is_found_once(sent: list[tuple[str, bool]], most: int) -> None:
+    memory = memory_of()
+    expected: list[int] = []
+    for number, (device_id, is_wide) in enumerate(sent):
+        payload = b'{"n":%d}' % number
+        address = Devices((device_id, "cat")) if is_wide else device_id
+        memory.remember([Record(address, payload, 7)], [number], [(SOURCE, 1)])
+        if is_wide:
+            memory.note_recipients(payload, 7, [device_id, "cat"])
+        expected += [number] if device_id == "doll" else []
+    assert [found.origin[1] for found in last_of(memory, most=most)] == expected[::-1][:most]

@@ -1,10 +1,11 @@
-// One device: its connections, its box, its last events, and what an operator can do about it.
+// One device: its connections, its box, its last events and messages, and what an operator can do about it.
 
 import {api, path, poll} from "../api.js";
 import {h, refresh, show} from "../dom.js";
 import {bytes, clock, line, lines, milliseconds, number, plural} from "../format.js";
 import {icon} from "../icons.js";
-import {action, ask, copyButton, facts, failed, field, groupChips, id, input, loading, missingNote, note, nothing, pageHead, panel, pill, table, time, toast, userLink} from "../parts.js";
+import {kindOf, meaningOf} from "../outcomes.js";
+import {action, ask, copyButton, facts, failed, field, groupChips, id, input, loading, missingNote, note, nothing, pageHead, panel, pill, table, time, toast, traceLink, userLink} from "../parts.js";
 import {href} from "../router.js";
 
 export const title = "Device";
@@ -26,6 +27,13 @@ const CONNECTIONS = [
   {title: "Generation", cell: (row) => id(row.generation)},
   {title: "Round trip", end: true, cell: (row) => milliseconds(row.rtt_ms)},
   {title: "Queue", end: true, cell: (row) => (row.queue ? pill("warn", number(row.queue)) : "0")},
+];
+
+const MESSAGES = [
+  {title: "Message", cell: (row) => traceLink(row.id)},
+  {title: "Read", cell: (row) => time(row.at)},
+  {title: "Outcome", cell: (row) => h("span", {title: meaningOf(row.outcome ?? "unknown")}, pill(kindOf(row.outcome ?? "unknown"), line(row.outcome ?? "unknown")))},
+  {title: "Note", cell: (row) => h("span", {class: "muted"}, row.note && line(row.note))},
 ];
 
 function eventRow({at, server, event, code}) {
@@ -66,6 +74,7 @@ export function render(main, {parts, signal}) {
       missingNote(row.missing),
       row.blocked && note("bad", "Connections are refused with 403 ", row.blocked_until ? ["until ", time(row.blocked_until, {date: "always"}), "."] : "until somebody unblocks it."),
       panel("Connections", isConnected ? table("Connections", CONNECTIONS, row.connections) : nothing("Not connected", row.events.length ? "The last events say how its last connection ended." : ""), {bare: true, side: isConnected ? plural(row.connections.length, "connection") : null}),
+      row.messages?.length > 0 && panel("Last messages", table("Last messages", MESSAGES, row.messages), {bare: true, side: "for this device, as far as the servers remember"}),
       h(
         "div",
         {class: "grid"},
