@@ -1,7 +1,7 @@
 """cocoa-tornado: the device gateway of a voice-device fleet.
 
-Devices hold one WebSocket each; what Kafka says to a device reaches it, and no other. The layers, each of
-which imports only what stands below it (a test reads the imports)::
+Devices hold one WebSocket each; a record in Kafka is delivered to the devices that it addresses, and to no other. The
+layers, each of which imports only those to its right (a test reads the imports)::
 
     cli -> service -> web -> routing -> hub -> presence, relay -> rules and ports -> errors
 

@@ -1,7 +1,7 @@
-"""A question on a thread of its own: the asker may do something else meanwhile, or wait no longer than it wants to.
+"""Runs a blocking call on a thread of its own, so that the caller can do something else meanwhile, or limit its wait.
 
-The thread is a daemon. Executors of the standard library are joined at the end of the process, so that a question
-without an answer would hold it up.
+The thread is a daemon. Executors of the standard library are joined at the end of the process, so a call that never
+returns would block the exit.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 
 def ask(name: str, question: Callable[[], T]) -> Future[T]:
-    """Any thread. The answer, or what the question has raised, is the future's.
+    """Start the call, from any thread. The future gets its result or its exception.
 
     :param name: the thread's
     :raises RuntimeError: the process can have no more threads

@@ -1,7 +1,7 @@
-"""Sends messages to this server's two canaries, all the time, through the broker. IOLoop thread only.
+"""Regularly sends messages to this server's two canaries through the broker. IOLoop thread only.
 
-What became of each is decided in ``rules/canaries.py``. The canaries are connected like devices
-(``connection/canary.py``): presence grants them, and other servers forward their messages here.
+``rules/canaries.py`` decides the outcome of each. The canaries are connected like devices (``connection/canary.py``):
+presence grants them, and other servers forward their messages here.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ class Canaries:
         return self._watch.state
 
     def part(self) -> ReadinessPart:
-        """Of ``GET /api/v1/ready``."""
+        """The part ``canary`` of ``GET /api/v1/ready``."""
         return {"ok": self.state.is_ok, "state": self.state.value}
 
     def start(self) -> None:
@@ -92,7 +92,7 @@ class Canaries:
         self._task = asyncio.get_running_loop().create_task(self._run())
 
     def stop(self) -> None:
-        """Send nothing more, await nothing more, and free the canaries' slots. Idempotent."""
+        """Stop sending and awaiting messages, and free the canaries' slots. Idempotent."""
         if self._task is not None:
             self._task.cancel()
             self._task = None
@@ -111,7 +111,7 @@ class Canaries:
             await asyncio.sleep(min(LOOK_S, self._interval_s))
 
     def look(self) -> None:
-        """Do what has become due."""
+        """Do everything that is due."""
         now = self._clock()
         self._counters.lost += self._watch.overdue(now)
         self._note_state()

@@ -1,7 +1,6 @@
-"""The Hub: the live connections of this process, by device, by user and by group. Made by the composition root.
+"""The Hub: the live connections of this process, by device, by user and by group. Created by the composition root.
 
-Who may connect is decided by presence; the Hub is how presence reaches the connections. Every method belongs to the
-IOLoop thread.
+Presence decides which devices may connect; the Hub is how presence reaches the connections. IOLoop thread only.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from .rules.terms import Later, Left, Terms
 
 
 class Client(Protocol):
-    """A live connection, as the Hub sees it."""
+    """A live connection, as the Hub uses it."""
 
     @property
     def grant(self) -> Grant: ...
@@ -38,7 +37,7 @@ class Client(Protocol):
 
     @property
     def remote_ip(self) -> str:
-        """Of the device, behind trusted proxies too."""
+        """The address of the device, behind trusted proxies too."""
 
     def send(self, frame: bytes, timestamp_ms: int, terms: Terms | None = None) -> None:
         """Queue one WebSocket frame. Never raises and never blocks; a full outbox closes the client.
@@ -76,7 +75,7 @@ class Client(Protocol):
         """
 
     def take_over(self, left: Left) -> None:
-        """Go on where another connection of the device has stopped. From now on, the device's messages come here."""
+        """Continue where another connection of the device has stopped. From now on, the device's messages come here."""
 
     def is_queued(self, payload: bytes, timestamp_ms: int) -> bool:
         """Whether a message waits for the socket to take it."""
@@ -85,10 +84,10 @@ class Client(Protocol):
         """Send a ping; the answer is reported to presence. A connection that has ended is cut."""
 
     def regrant(self, grant: Grant) -> None:
-        """Go on under another grant."""
+        """Continue under another grant."""
 
     def resume(self) -> None:
-        """The lease of the grant is valid again: write what has waited."""
+        """The lease of the grant is valid again: write the messages that have waited."""
 
     def drop(self, reason: CloseReason) -> None:
         """Close the socket now, behind the close frame if the socket takes it at once."""
@@ -101,8 +100,7 @@ class Client(Protocol):
 
 
 class Hub:
-    """All connections of this process. Adding one, removing one and looking one up takes the same time however many
-    there are.
+    """All connections of this process. Adding, removing and looking up a connection are O(1).
 
     A device's user and groups are those of its newest token, for all of its connections, until the last has ended.
 
@@ -119,7 +117,7 @@ class Hub:
         self._groups: Members[str] = Members()
         self._canaries: dict[str, Client] = {}
         self._registered = 0
-        self._ending: dict[Grant, Client] = {}  # have ended, but presence does not know yet
+        self._ending: dict[Grant, Client] = {}  # have ended, but presence was not notified yet
         self._on_arrival: Callable[[str], None] = _nothing
         self._on_departure: Callable[[str], None] = _nothing
 
@@ -152,7 +150,7 @@ class Hub:
             self._on_arrival(device_id)
 
     def unregister(self, client: Client) -> bool:
-        """Remove this very connection, and no other of its device; False if it was not there. Idempotent."""
+        """Remove exactly this connection, and no other of its device; False if it was not there. Idempotent."""
         device_id = client.grant.device_id
         clients = self._clients.get(device_id, [])
         if not any(other is client for other in clients):
@@ -175,8 +173,8 @@ class Hub:
         return True
 
     def forget(self, client: Client) -> None:
-        """The slot of a connection that is unregistered is about to be released. Needed where the lease of its grant is
-        shared: until then, presence reaches the connection, and may give it another grant."""
+        """The slot of an unregistered connection is about to be released. Needed if the lease of its grant is shared:
+        until then, presence reaches the connection, and may give it another grant."""
         self._ending.pop(client.grant, None)
 
     def add_canary(self, client: Client) -> None:
@@ -189,7 +187,7 @@ class Hub:
         self._on_arrival(device_id)
 
     def remove_canary(self, client: Client) -> None:
-        """Remove this very client. Idempotent."""
+        """Remove exactly this client. Idempotent."""
         device_id = client.grant.device_id
         if self._canaries.get(device_id) is not client:
             return
@@ -235,7 +233,7 @@ class Hub:
         return device_id in self._identities
 
     def get_client_by_device(self, device_id: str) -> Client | None:
-        """The device's connection; the newest, where it may hold several."""
+        """The device's connection; the newest one if it has several."""
         clients = self._clients.get(device_id)
         return clients[-1] if clients else None
 
@@ -244,11 +242,11 @@ class Hub:
         return self._identities.get(device_id)
 
     def clients_of(self, device_id: str) -> Sequence[Client]:
-        """The device's connections, oldest first. Not changed by what happens to them."""
+        """The device's connections, oldest first. A snapshot."""
         return self._clients.get(device_id, ())
 
     def receivers_of(self, device_id: str) -> Sequence[Client]:
-        """Likewise those that get its messages."""
+        """The connections that get the device's messages, oldest first. A snapshot."""
         return self._receiving.get(device_id, ())
 
     def is_receiving(self, client: Client) -> bool:
@@ -269,9 +267,9 @@ class Hub:
     # -- sending
 
     def send_to_device(self, device_id: str, payload: bytes, timestamp_ms: int = 0, terms: Terms | None = None) -> int:
-        """Queue a text message for one device, and no other; returns for how many of its connections.
+        """Queue a text message for one device, and no other; return for how many of its connections.
 
-        :param payload: UTF-8, as the device is to read it
+        :param payload: the message in UTF-8
         :param timestamp_ms: when the record was made, Unix milliseconds, for the latency metric; 0: unknown
         :param terms: None: the defaults
         """
@@ -285,14 +283,14 @@ class Hub:
         return len(clients)
 
     def broadcast(self, payload: bytes) -> int:
-        """Queue a text message for every connection; returns how many. Never a fall-back of routing."""
+        """Queue a text message for every connection; return how many. Routing never falls back to this."""
         clients = list(self)
         frame = text_frame(payload)
         for client in clients:
             client.send(frame, 0)
         return len(clients)
 
-    # -- what presence asks for (presence.port.Incumbents)
+    # -- called by presence (presence.port.Incumbents)
 
     def challenge(self, grant: Grant) -> None:
         client = self._find(grant)

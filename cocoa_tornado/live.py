@@ -1,4 +1,4 @@
-"""What a reload changes, as one value: it is replaced whole, in one assignment, or not at all."""
+"""The values that a reload changes, as one snapshot: replaced in one assignment, or not at all."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from .transcriber import SpeechLimits
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """What is in force between two reloads.
+    """The values between two reloads.
 
     :ivar keys: verify tokens; keys of URLs change within the store, without a reload
     :ivar admin_keys: verify admin tokens; None: the admin API is disabled
-    :ivar signer: what new device tokens are signed with; None: nobody may ask for one, or there are only public keys
+    :ivar signer: signs new device tokens; None: the token endpoint is off, or there are only public keys
     :ivar credentials: API secrets by key, for the token endpoint
     :ivar hosts: by which names pages, monitoring and operators may ask
-    :ivar tls: for new connections; None: in the clear
+    :ivar tls: for new connections; None: without TLS
     """
 
     keys: KeyStore
@@ -41,7 +41,7 @@ class Snapshot:
 
 
 class Live:
-    """The snapshot in force, read as ``live.now`` whenever it is needed. Only the composition root replaces it.
+    """The current snapshot, read as ``live.now`` each time it is needed. Only the composition root replaces it.
 
     Parts that need a single field are given a function that returns it.
     """

@@ -50,7 +50,7 @@ def configure(log_format: LogFormat, level: str, stream: TextIO | None = None, *
 def set_level(level: str) -> None:
     root = logging.getLogger()
     root.setLevel(level.upper())
-    # asyncio's debug lines and Tornado's access log, which ours replaces, are noise at any level.
+    # asyncio's debug lines are noise at any level, and so is Tornado's access log, which ours replaces.
     logging.getLogger("asyncio").setLevel(logging.WARNING)
     logging.getLogger("tornado.access").setLevel(logging.ERROR)
 

@@ -1,6 +1,6 @@
-"""Text that a person or a program has typed: the blanks around it, and how it looks in a message. Pure.
+"""Helpers for text that people or programs have entered: stripping blanks, and showing it in messages. Pure.
 
-The lowest module of all: it imports nothing of the package, and everything may import it.
+At the bottom of the layers: it imports nothing of the package, and any module may import it.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ def strip_blanks(text: str) -> str:
     """Return ``text`` without the spaces, tabs and line ends around it.
 
     Parsers use this rather than :meth:`str.strip`, which also removes separators (U+001C to U+001F) that ``int`` and
-    ``float`` refuse: what a pattern has accepted after ``strip`` they would still raise ValueError for.
+    ``float`` reject: they would raise ValueError for text that a pattern has accepted after ``strip``.
     """
     return text.strip(BLANKS)
 
 
 def one_line(text: str, limit: int = MAX_LINE) -> str:
-    """Return ``text`` as one line that every terminal and log can take.
+    """Return ``text`` as one line that is safe for terminals and logs.
 
-    What is not printable (control characters, line separators, lone surrogates) is escaped as in a Python literal,
-    and what is longer than ``limit`` characters is cut there.
+    Unprintable characters (control characters, line separators, lone surrogates) are escaped as in a Python literal,
+    and the line is cut at ``limit`` characters.
     """
     shown = text[: limit + 1]
     if not shown.isprintable():
@@ -37,23 +37,23 @@ def one_line(text: str, limit: int = MAX_LINE) -> str:
 
 
 def quoted(text: str, limit: int = MAX_QUOTED) -> str:
-    """Return ``text`` in quotes, as :func:`one_line` would show it; what is longer than ``limit`` is cut."""
+    """Return ``text`` in quotes, as :func:`one_line` shows it, cut at ``limit`` characters."""
     shown = repr(text[: limit + 1])
     return shown if len(shown) <= limit else shown[:limit] + _MORE
 
 
 def has_no_controls(text: str) -> bool:
-    """Return False where ``text`` holds a control character, a line or paragraph separator, or a lone surrogate.
+    """Return False if ``text`` contains a control character, a line or paragraph separator, or a lone surrogate.
 
-    Unlike :meth:`str.isprintable` it accepts every blank and joiner, which names of files may hold.
+    Unlike :meth:`str.isprintable` it accepts every blank and joiner, which file names may contain.
     """
     return text.isprintable() or not any(unicodedata.category(char) in _CONTROLS for char in text)
 
 
 def is_encodable(text: str) -> bool:
-    """Return False where ``text`` holds a lone surrogate, which no UTF-8 encoder takes.
+    """Return False if ``text`` contains a lone surrogate, which UTF-8 cannot encode.
 
-    The system hands over bytes that are not UTF-8 as such surrogates, in arguments, variables and file names.
+    Python represents bytes that are not UTF-8 as such surrogates, in arguments, variables and file names.
     """
     return text.isascii() or not any("\ud800" <= char <= "\udfff" for char in text)
 

@@ -54,7 +54,7 @@ class SpeechLimits:
 class Transcriber:
     """Opens utterances, within limits, and knows those that are open.
 
-    :ivar limits: returns those in force, which a reload may change; open utterances keep theirs
+    :ivar limits: returns the current ones, which a reload may change; open utterances keep theirs
     """
 
     def __init__(
@@ -161,7 +161,7 @@ class Transcriber:
             log.info("samples have 8 bits", extra={"device_id": device_id, "encoding": "u8", "rate_hz": rate_hz})
 
     def report(self, device_id: str, user_id: int | str, error: str) -> None:
-        """Publish a failure record without waiting; drop it if the broker takes nothing now."""
+        """Publish a failure record without waiting; drop it if the broker accepts no records now."""
         session = SpeechSession(secrets.token_hex(16), user_id, device_id)
         self.publish_soon(session, transcripts.failure_record(session, error, self.wall_clock()))
 
@@ -218,7 +218,7 @@ class Transcriber:
             raise
 
     def offer(self, session: SpeechSession, record: bytes) -> asyncio.Future[None] | None:
-        """Publish a record that may be lost; return None if the broker takes nothing now."""
+        """Publish a record that may be lost; return None if the broker accepts no records now."""
         try:
             return self._broker.publish(self._topic, session.device_id, record) if self._broker.can_write() else None
         except BrokerError:
@@ -238,7 +238,7 @@ class Utterance:
     """One audio stream, until its record is published. Created by :meth:`Transcriber.open`.
 
     Call :meth:`feed` and :meth:`finish` from one coroutine at a time. After the first error, or :meth:`cancel`, nothing
-    is left to do. If you cancel a coroutine that awaits one of them, call :meth:`cancel` too, which is harmless at any
+    is left to do. If you cancel a coroutine that awaits one of them, also call :meth:`cancel`, which is harmless at any
     time.
 
     :ivar silent_since: when the device last sent audio, on the transcriber's clock; None while the gateway is not

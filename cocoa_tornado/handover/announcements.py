@@ -1,4 +1,4 @@
-"""How a worker announces its devices to its siblings, and which of their records it takes. Pure.
+"""A worker's announcements of its devices to its siblings, and which of their records it takes. Pure.
 
 Each device that arrives or leaves has a number. A sibling repeats the latest number that it has heard of with the
 records that it hands over, so a record that was assigned before its device left, and came back, is returned like those
@@ -16,7 +16,7 @@ from math import inf
 
 
 class Announcements:
-    """Of all devices of this worker, to all siblings. Not thread-safe."""
+    """The announcements of one worker to all siblings. Not thread-safe."""
 
     def __init__(self) -> None:
         self._latest = 0
@@ -28,7 +28,7 @@ class Announcements:
         return f"<Announcements {self._latest} of {len(self._since)} devices>"
 
     def up(self, sibling: int) -> None:
-        """A sibling has connected, and knows nothing."""
+        """A sibling has connected, and knows no devices yet."""
         self._news[sibling] = dict.fromkeys(self._since, True)
 
     def down(self, sibling: int) -> None:
@@ -47,7 +47,7 @@ class Announcements:
             news[device_id] = False
 
     def suspend(self) -> None:
-        """Return all records from now on."""
+        """From now on, return all records to their senders."""
         self._taken_since = inf
 
     def resume(self) -> None:

@@ -1,7 +1,8 @@
 """Takes the batches that this worker reads, and hands the records of the siblings' devices over to them. IOLoop thread.
 
-The rules are in ``rules.py``. A record that a sibling delivers costs both workers together a tenth of what the relay
-costs, because nobody is asked and records go in portions: while many come, they gather for :data:`GATHER_S`.
+The rules are in ``rules.py``. Delivering a record through a sibling costs both workers together a tenth of what the
+relay costs, because it needs no lookup and records go in portions: at a high rate they are collected for
+:data:`GATHER_S`.
 """
 
 from __future__ import annotations
@@ -87,7 +88,7 @@ class HandOver:
 
     @property
     def siblings(self) -> int:
-        """To how many workers records can be handed over now."""
+        """The number of workers to which records can be handed over now."""
         return len(self._links)
 
     def link(self) -> Link:
@@ -127,7 +128,7 @@ class HandOver:
         self._router.note_round_trips(batch.records)
 
     def _act(self, actions: Actions) -> None:
-        """Carry out actions in order; what follows from them comes after the others."""
+        """Carry out actions in order; actions that result from them go to the end."""
         self._due += actions
         if self._is_acting:
             return
@@ -245,7 +246,7 @@ class HandOver:
             self._act(self._rules.fenced(sibling, fence))
 
     def _on_records(self, link: Link, portion: Records) -> None:
-        """Take what is for devices that are here, and return the rest."""
+        """Take the records for devices that are here, and return the rest."""
         link.acknowledged, link.has_reply = portion.number, True
         self._look_at_lease()
         to_return = self._announcements.to_return(portion.device_ids, portion.seen)
@@ -283,7 +284,7 @@ class HandOver:
     # -- sending
 
     def _flush_soon(self, link: Link, gathered: int) -> None:
-        """Send what has gathered: at once, unless the last message was sent just now."""
+        """Send the collected records: at once, unless the last message was sent just now."""
         wait_s = link.flushed_at + GATHER_S - self._clock()
         if wait_s <= 0 or gathered >= MOST:
             self._flush(link)

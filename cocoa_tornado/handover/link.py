@@ -1,4 +1,4 @@
-"""One connection between two workers: bytes to messages, and when to send what has gathered. IOLoop thread."""
+"""One connection between two workers: bytes to messages, and when to send. IOLoop thread."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ log = logging.getLogger("cocoa.handover")
 
 
 class LinkUser(Protocol):
-    """What a link reports."""
+    """Receives a link's reports."""
 
     def linked(self, link: Link) -> None:
         """The sibling has introduced itself: ``link.sibling`` is its number."""

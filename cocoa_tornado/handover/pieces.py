@@ -33,7 +33,7 @@ class Delivery:
         return f"<Delivery {self._left} of {len(self.records)} not done>"
 
     def done(self, records: int) -> None:
-        """So many more of its records are done."""
+        """This many more of its records are done."""
         if records:
             self._left -= records
             if not self._left:
@@ -94,7 +94,7 @@ def bytes_of(piece: Piece) -> int:
 
 
 def cut(piece: Piece, most_records: int, most_bytes: int) -> Iterator[Piece]:
-    """Pieces with so many records and bytes at most, in their order. A single record may be larger."""
+    """Cut into pieces of at most this many records and bytes, in order. A single record may be larger."""
     delivery, indexes = piece
     begin = size = 0
     for position, at in enumerate(indexes):

@@ -22,7 +22,7 @@ log = logging.getLogger("cocoa.handover")
 
 @dataclass(frozen=True, slots=True)
 class Meeting:
-    """Where the workers meet.
+    """The folder of the workers' sockets, and this worker's number.
 
     :ivar folder: only this user may enter it
     :ivar number: of this worker, from 1 to ``count``
@@ -48,7 +48,7 @@ class Sockets:
         self._tasks: list[asyncio.Task[None]] = []
 
     async def open(self) -> None:
-        """Without a socket, nothing is handed over."""
+        """Listen and connect. If that fails, no records are handed over."""
         meeting, loop = self._meeting, asyncio.get_running_loop()
         path = meeting.path(meeting.number)
         try:
@@ -73,7 +73,7 @@ class Sockets:
             await asyncio.sleep(AGAIN_S)
 
     async def close(self) -> None:
-        """Neither listen nor connect any more. Connections stay."""
+        """Stop listening and connecting. Open connections stay."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

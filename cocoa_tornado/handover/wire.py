@@ -32,7 +32,7 @@ class Hello(msgspec.Struct, frozen=True, array_like=True, tag="hello"):
 
 
 class News(msgspec.Struct, frozen=True, array_like=True, tag="news"):
-    """What has changed since the last one.
+    """The changes since the last news.
 
     :ivar server: the sender's address in the relay; '' if it has none
     :ivar upto: the number of the latest announcement
@@ -92,7 +92,7 @@ Message: TypeAlias = Hello | News | Records
 
 
 class BrokenLink(Exception):
-    """What came is not a message: a bug, or another release."""
+    """The received bytes are not a message: a bug, or another release."""
 
 
 _NEW = tuple.__new__

@@ -1,4 +1,4 @@
-"""All keys of the gateway: which ones are configured, and which device a token stands for. IOLoop thread only.
+"""All keys of the gateway: which ones are configured, and which device a token identifies. IOLoop thread only.
 
 The web layer uses :class:`KeyStore`, which maps a token to a device without I/O if the key is known.
 """
@@ -87,7 +87,7 @@ def _is_url(location: str) -> bool:
 
 
 class KeyStore:
-    """All keys of the gateway. Identifies the device that a token stands for.
+    """All keys of the gateway. Identifies the device of a token.
 
     IOLoop thread only. Nothing is read before :meth:`start`. The sources of a store never change: a reload creates a
     :meth:`successor`, which replaces the store in one step.
@@ -165,7 +165,7 @@ class KeyStore:
         return None if verified is None else check_claims(verified.claims, self.policy, now, verified.proof)
 
     async def identify(self, token: str, now: float) -> DeviceIdentity:
-        """Return the device that the token stands for. Suspends only to fetch an unknown key.
+        """Return the device that the token identifies. Suspends only to fetch an unknown key.
 
         :param now: Unix seconds
         :raises IdentityError: the token is rejected

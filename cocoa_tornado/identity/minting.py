@@ -61,7 +61,7 @@ def token_claims(request: TokenRequest, policy: TokenPolicy, now: float) -> dict
 class AdminTokenRequest:
     """The contents of a new admin token. Nothing is validated.
 
-    :ivar subject: whom the log names for what is done with it
+    :ivar subject: the operator's name in the log
     :ivar lifetime_s: seconds until the token expires; negative for an expired token
     :ivar extra_claims: added last; they override claims of the same name
     """

@@ -1,4 +1,4 @@
-"""What the rules of presence have an adapter do, as values. Pure."""
+"""The actions that the rules of presence return for an adapter to carry out. Pure."""
 
 from __future__ import annotations
 
@@ -76,8 +76,8 @@ class Admit:
 
 @dataclass(frozen=True, slots=True)
 class Regrant:
-    """The connection goes on under another grant and its lease, in a new term: what it did under the old one was valid
-    until that lease ended."""
+    """In a new term, the connection continues under another grant and its lease. Its actions under the old one were
+    valid until that lease ended."""
 
     old: Grant
     new: Grant

@@ -1,5 +1,5 @@
-"""What the adapters of presence share: new connections that wait for a verdict, messages of the relay, and carrying out
-the actions of the rules."""
+"""The common part of the presence adapters: new connections that wait for an answer, messages of the relay, and
+carrying out the actions of the rules."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class PresenceBase:
         relay.handle(Answer, self._on_answer)
         relay.handle(Eviction, self._on_eviction)
 
-    # -- what an adapter decides
+    # -- implemented by each adapter
 
     def _may_admit(self) -> bool:
         """Whether new connections may be granted anything now."""
@@ -153,7 +153,8 @@ class PresenceBase:
             del verdict  # it refers to the error, whose traceback refers to this frame
 
     def _without_lease(self) -> RefusalReason:
-        """Why a new connection is refused. A server that has left after draining gives the same reason as before."""
+        """Why a new connection is refused without a lease. A server that has left after draining gives the same reason
+        as before."""
         return "draining" if self._slots.draining else "presence"
 
     def admits_in(self) -> float | None:
@@ -215,7 +216,7 @@ class PresenceBase:
     # -- carrying out
 
     def _carry_out(self, actions: Actions) -> None:
-        """Carry out actions in order. Those that follow from an answer of the store come after the others."""
+        """Carry out actions in order; actions that result from an answer of the store go to the end."""
         for action in actions:  # the list grows meanwhile
             actions.extend(self._do(action))
 
@@ -263,9 +264,9 @@ class PresenceBase:
         self._carry_out(self._slots.expire(device_id, max(at, self._clock())))
 
     def _give(self, claim: Claim, verdict: Grant | Refused) -> None:
-        """The new connection's verdict. One that was withdrawn has none: :meth:`withdraw` releases its slot.
+        """Answer the new connection. One that was withdrawn gets no answer: :meth:`withdraw` releases its slot.
 
-        An error in taking it costs this connection only, so that others get their verdicts.
+        If taking the answer fails, only this connection is affected.
         """
         on_verdict = self._claims.pop(claim, None)
         if on_verdict is None:

@@ -17,7 +17,7 @@ class Slot:
     :ivar claim: the one that was granted, or that claims it again
     :ivar renewal: how it is claimed again; None: it is granted
     :ivar is_asking: the store has not answered that claim yet
-    :ivar deadline: it is evicted if it gives no sign of life until then; None while it is not challenged
+    :ivar deadline: it is evicted if it shows no sign of life by then; None while it is not challenged
     :ivar has_grace: it was pinged once more, because the deadline was noticed late
     :ivar challengers: claims to notify of the outcome
     """
@@ -81,7 +81,7 @@ class ClaimQueue:
 
 
 class DeviceSlots:
-    """What one server knows of a device: its slots, and the new connections that wait for one."""
+    """One server's state of a device: its slots, and the new connections that wait for one."""
 
     __slots__ = ("queue", "slots")
 
@@ -116,7 +116,8 @@ class DeviceSlots:
         return Acquire(device_id, slot.claim, slot.renewal, self.kept(slot.claim))
 
     def end_queue(self) -> None:
-        """Its challenges of this server's connections end with it, unless another server waits for them as well."""
+        """End the queue, and its challenges of this server's connections, unless another server waits for them as
+        well."""
         queue, self.queue = self.queue, None
         assert queue is not None
         for slot in self.slots:

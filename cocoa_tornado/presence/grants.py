@@ -18,7 +18,7 @@ ConnectionDelivery = Literal["all", "one"]
 
 class Lease:
     """How long a server may act under one of its epochs. A server that joins again has another epoch and another lease;
-    what was granted under the old lease stays under it.
+    grants of the old lease stay under it.
 
     :ivar server: the epoch
     :ivar until: monotonic seconds, extended by the adapter; ``math.inf`` if the lease cannot be lost
@@ -37,7 +37,7 @@ class Lease:
         return now < self.until
 
     def end(self) -> None:
-        """The server may no longer act under it."""
+        """End the lease: the server may no longer act under it."""
         self.until = -math.inf
 
 
@@ -58,7 +58,7 @@ class Grant:
 
     @property
     def fencing_token(self) -> FencingToken | None:
-        """What the shared store has of this grant; None if there is none."""
+        """How the shared store identifies this grant; None if the store is not shared."""
         if not self.lease.is_shared:
             return None
         return FencingToken(self.generation.term, f"{self.claim.server}:{self.claim.number}:{self.generation.number}")

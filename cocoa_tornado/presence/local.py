@@ -46,9 +46,9 @@ class LocalStore:
             member.lose_lease()
 
     def fence_unnoticed(self, server: str) -> LocalPresence | None:
-        """As :meth:`fence`, for a server that cannot reach the store: its lease has ended, and it does not know why.
+        """As :meth:`fence`, for a server that cannot reach the store: its lease has ended, and it was not notified.
 
-        :returns: it, for :meth:`LocalPresence.lose_lease` when it can
+        :returns: the lease, for :meth:`LocalPresence.lose_lease` when it can reach the store again
         """
         member = self.members.pop(server, None)
         self.table.end(server)

@@ -1,4 +1,4 @@
-"""A server's membership among those that share one store: its epoch, its lease, and who has stopped. Pure.
+"""A server's membership among those that share one store: its epoch, its lease, and which others have stopped. Pure.
 
     start --Join--> joining --joined--> member --(no answer for freeze_s)--> frozen --(cut_s)--> cut
                       ^                   |  ^-----------(an answer)-----------'                  |
@@ -36,8 +36,8 @@ class Timing:
     """Seconds.
 
     :ivar fence_s: after a server's last sign of life, others may have its devices
-    :ivar freeze_s: without an answer of the store for so long, a server neither admits nor delivers
-    :ivar cut_s: nor keeps its connections open; ``freeze_s`` in strict mode
+    :ivar freeze_s: after this long without an answer of the store, a server neither admits nor delivers
+    :ivar cut_s: after this long, it closes its connections; ``freeze_s`` in strict mode
     :ivar beat_s: between two beats
     """
 
@@ -96,7 +96,7 @@ class Beat:
 
 @dataclass(frozen=True, slots=True)
 class Fence:
-    """Send FENCE. Its reply is of interest for the log alone, and its loss of none."""
+    """Send FENCE. Its reply is only for the log, and may be lost."""
 
     stamp: str
     epoch: str
@@ -105,7 +105,7 @@ class Fence:
 
 @dataclass(frozen=True, slots=True)
 class Settle:
-    """Send SETTLE. Its reply is of no interest, and neither is its loss."""
+    """Send SETTLE. Its reply is ignored, and may be lost."""
 
     stamp: str
 
@@ -137,16 +137,16 @@ class Settled:
 
 @dataclass(frozen=True, slots=True)
 class Fenced:
-    """Others may hold the devices of this server: end all connections, then call :meth:`Slots.lose_all`. The lease has
-    ended, as have those before it."""
+    """Other servers may hold the devices of this one: end all connections, then call :meth:`Slots.lose_all`. The lease
+    and all earlier ones have ended."""
 
     lease: Lease
 
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """End every connection whose lease is over: the store has been away for ``cut_s``, or it is strict mode. The epoch
-    may still be alive, so their slots must be released."""
+    """End every connection whose lease is over: the store has been unavailable for ``cut_s``, or the mode is strict.
+    The epoch may still be alive, so their slots must be released."""
 
 
 Action = Join | Beat | Fence | Settle | Leave | Joined | Settled | Fenced | Cut
@@ -174,7 +174,7 @@ class Membership:
     :ivar lease: of the current epoch; its ``until`` is extended as beats are answered
     :ivar stamp: ``<term>:<run>``, for the scripts. A connection whose process has another run than this one must not
         send it: Redis may have loaded the run of its predecessor from its disk. Call :meth:`term_over` then
-    :ivar infos: what the other members say about themselves, by epoch
+    :ivar infos: the other members' descriptions of themselves, by epoch
     :ivar answered_at: when the last answered BEAT or JOIN was sent
     :ivar inbox_read_at: when the own inbox was last read to its end, if that is to be watched. A server that does not
         read its inbox does not beat: it would hold its devices and answer no challenge
@@ -196,7 +196,7 @@ class Membership:
         self._join_at = math.inf
         self._is_member = False
         self._former_leases: list[Lease] = []
-        # Of the own beat: the last one that the store has reported, and when it was first sent with that.
+        # This server's beat: the last one that the store has reported, and when it was first sent with that.
         self._seen = 0
         self._first_sent_at: float | None = None
         self._beat: Beat | None = None
@@ -252,7 +252,7 @@ class Membership:
         return self.is_settled and not self.is_joining and self.lease.is_valid(now)
 
     def silent_for(self, epoch: str, now: float) -> float:
-        """For how long a member's beat has not changed, as far as this server has seen; 0 if it is not known."""
+        """How long a member's beat has not changed, as observed by this server; 0 if unknown."""
         observed = self._observed.get(epoch)
         return 0.0 if observed is None else now - observed.since
 
@@ -276,7 +276,8 @@ class Membership:
         return self._begin_to_join()
 
     def wake(self, now: float) -> Actions:
-        """Do what is due: send a beat, fence others, join again, settle the term, or cut the connections."""
+        """Return the actions that are due: send a beat, fence others, join again, settle the term, or cut the
+        connections."""
         todo: Actions = []
         if self._is_over:
             return todo
@@ -345,7 +346,7 @@ class Membership:
         self.lease.until = max(self.lease.until, self.answered_at + self.timing.freeze_s)
         self._beat, self._seen, self._first_sent_at = None, mine, None
         if not self.lease.is_valid(now):
-            self._beat_at = now  # this answer is to a beat of long ago
+            self._beat_at = now  # this is the answer to an old beat
         self._is_cut = False
         had_gap, self._heard_at = now - self._heard_at > self.timing.gap_s, now
         self._observe(beats, had_gap, now)
@@ -383,8 +384,8 @@ class Membership:
         return todo
 
     def leave(self, now: float) -> Actions:
-        """The lease ends now, and no action follows any more. New claims have stopped, upgrades were refused, and all
-        connections have ended before."""
+        """End the lease; no more actions follow. Before that, the caller has stopped new claims, refused upgrades, and
+        ended all connections."""
         was_member = bool(self.epoch) and not self._is_over
         self._is_over = True
         self._end_leases()
@@ -425,7 +426,7 @@ class Membership:
             self._settle_at = now + self.timing.watch_s
 
     def _judge(self, now: float, todo: Actions) -> None:
-        """Fence those that have stopped, and settle the term, if it is time, and if nothing may have been missed."""
+        """Fence the servers that have stopped, and settle the term, if it is time and no beat can have been missed."""
         if now - self._heard_at > self.timing.gap_s:
             # The next reply starts the observation anew.
             self._settle_at = math.inf

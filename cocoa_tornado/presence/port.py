@@ -75,20 +75,20 @@ class Peer:
 
 
 class PresenceState(enum.Enum):
-    """What an adapter can do right now."""
+    """The state of an adapter."""
 
-    JOINING = "joining"  # no epoch yet, or others' leases have to end first: nothing is granted
+    JOINING = "joining"  # no epoch yet, or leases of other servers must end first: no grants
     READY = "ready"
-    FROZEN = "frozen"  # the lease has ended, though no other server has ended the epoch: nothing is granted or sent
+    FROZEN = "frozen"  # the lease has ended, but the epoch is not fenced: no grants, no deliveries
     CLOSED = "closed"
 
 
 @dataclass(frozen=True, slots=True)
 class PresenceStatus:
-    """A snapshot, cheap to make, safe to ask for on the IOLoop at any time.
+    """A snapshot; cheap, and safe to take on the IOLoop at any time.
 
     :ivar detail: one line for people
-    :ivar lease_age_s: since the store has last confirmed this server's epoch; None: it has not yet, or need not
+    :ivar lease_age_s: seconds since the store last confirmed this server's epoch; None: it has not yet, or need not
     :ivar reaches_others: False: messages to or from other servers wait
     """
 
@@ -123,17 +123,17 @@ class Incumbents(Protocol):
         """End every connection that was granted under this lease. When this returns, none of them acts any more."""
 
     def regranted(self, old: Grant, new: Grant) -> None:
-        """A connection goes on under another grant: a new term has begun, and its server has claimed the device again.
-        Nothing happens if it has ended."""
+        """A connection continues under another grant: a new term has begun, and its server has claimed the device
+        again. No effect if the connection has ended."""
 
     def resumed(self) -> None:
-        """The lease is valid again after it was not. Connections write what has waited meanwhile."""
+        """The lease is valid again. Connections write the messages that have waited meanwhile."""
 
 
 class Presence(Protocol):
-    """What a server asks of presence. IOLoop thread only.
+    """The interface of presence. IOLoop thread only.
 
-    Guarantees of every adapter (the contract suite holds them):
+    Guarantees of every adapter (the contract suite checks them):
 
     - *One holder*: a device never has more than ``per_device`` grants, over all servers.
     - *Identity*: a release names its grant. A late or repeated release does nothing.
@@ -163,7 +163,7 @@ class Presence(Protocol):
 
     @property
     def clock(self) -> Callable[[], float]:
-        """Returns the time in which leases are given. Pauses of the process, and of the machine if possible, count."""
+        """Returns the clock of the leases. It includes pauses of the process and, if possible, of the machine."""
 
     @property
     def counters(self) -> PresenceCounters: ...
@@ -182,9 +182,9 @@ class Presence(Protocol):
         """Join the other servers. Returns at once, and retries while the store is unavailable."""
 
     def try_claim(self, device_id: str) -> Grant | None:
-        """:meth:`claim`, if it can be granted at once: None says that only :meth:`claim` can decide.
+        """:meth:`claim`, if it can be granted at once; None: only :meth:`claim` can decide.
 
-        Most devices are free when they come; where the store answers at once, they need no task and no future.
+        Most devices are free when they connect; if the store answers at once, they need no task and no future.
         """
 
     async def claim(self, device_id: str) -> Grant:
@@ -203,14 +203,14 @@ class Presence(Protocol):
         """
 
     def withdraw(self, device_id: str, claim: Claim) -> None:
-        """The new connection has left: it gets no verdict any more, and its place or its slot is free. Idempotent, and
-        harmless after the verdict if the slot was not registered."""
+        """The new connection has disconnected: it gets no answer, and its place or its slot is free. Idempotent, and
+        harmless after the answer if the slot was not registered."""
 
     async def obstacle(self, device_id: str) -> RefusalReason | None:
-        """Why :meth:`claim` would be refused now, without a challenge; None: it would not."""
+        """Why :meth:`claim` would be refused now, without a challenge; None: it would not be."""
 
     def admits_in(self) -> float | None:
-        """When a device that is refused for ``presence`` may try again, in seconds; None: that cannot be foreseen."""
+        """Seconds until a device that is refused for ``presence`` may retry; None: unknown."""
 
     def has_slot(self, grant: Grant) -> bool:
         """Whether the grant's slot is still reserved or held. A new term ends those that are not registered yet."""
@@ -253,14 +253,14 @@ class Presence(Protocol):
 
     @property
     def stamp(self) -> str:
-        """For ``Relay.send_to_holders``: the term, in which all servers are known now. '': there is none, or they are
-        not known (:meth:`until_overview`)."""
+        """For ``Relay.send_to_holders``: the current term, if all of its servers are known. '': there is no term, or
+        they are not known (:meth:`until_overview`)."""
 
     def others(self) -> Sequence[str]:
         """The other servers that may hold devices, by their addresses in the relay. Returns at once, from memory."""
 
     def peers(self) -> Sequence[Peer]:
-        """The servers of :meth:`others`, with what they have said about themselves."""
+        """The servers of :meth:`others`, with their descriptions of themselves."""
 
     def drain(self) -> None:
         """Refuse every new connection from now on with ``draining``, even after the lease has ended."""

@@ -1,4 +1,4 @@
-"""When Redis is asked about devices: one round trip at a time, with all that has gathered meanwhile."""
+"""When to query Redis about devices: one round trip at a time, with all questions that have accumulated meanwhile."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ log = logging.getLogger("cocoa.presence")
 
 
 class Asker(Protocol):
-    """Whose questions they are."""
+    """The owner of the questions."""
 
     def may_ask(self) -> bool: ...
 
@@ -30,20 +30,22 @@ class Asker(Protocol):
     def per_device(self) -> int: ...
 
     def take(self, context: Context, asked: Asked, answers: Answers) -> bool:
-        """Returns whether nothing has to be asked again. An error in it costs only what it concerns."""
+        """Take the answers. Return False if some questions must be asked again. An error affects only its own
+        question."""
 
     def give_back(self, context: Context, asked: Asked) -> None:
-        """It was not answered."""
+        """Take back a round trip that was not answered."""
 
     def repeat(self, context: Context, asked: Asked) -> None:
-        """Ask for the claims again, after a fault and a delay."""
+        """Send the claims again, after a fault and a delay."""
 
     def term_over(self, stamp: str) -> None: ...
 
 
 class Asking:
-    """Nearly all questions need no task: they are sent at the end of the loop's turn, and their answers are taken in
-    the turn in which they arrive. A task reconnects, loads scripts, and waits after a fault. IOLoop thread only."""
+    """Sends the questions. Nearly all need no task: they are sent at the end of the loop's turn, and their answers are
+    handled in the turn in which they arrive. A task reconnects, loads scripts, and waits after a fault. IOLoop thread
+    only."""
 
     def __init__(self, asker: Asker, backlog: Backlog, link: RedisLink) -> None:
         self._asker, self._backlog, self._link = asker, backlog, link
@@ -52,13 +54,13 @@ class Asking:
         self._sent: tuple[Context, Asked] | None = None  # and neither answered nor given back
 
     def soon(self) -> None:
-        """Send what has gathered at the end of this turn of the loop, or after the answer that is outstanding."""
+        """Send the accumulated questions at the end of this turn of the loop, or after the pending answer."""
         if not self._is_busy and self._may_ask():
             self._is_busy = True
             asyncio.get_running_loop().call_soon(self._ask_now)
 
     async def close(self) -> None:
-        """What was not answered is given back."""
+        """Stop; unanswered questions are given back."""
         self._is_closed = True
         if self._task is not None:
             self._task.cancel()
@@ -85,8 +87,8 @@ class Asking:
             self._task = asyncio.get_running_loop().create_task(self._ask(outcome))
 
     def _take(self, answers: Answers) -> bool:
-        """They answer what was sent. After an error only the look-ups are asked again, which somebody waits for; what
-        comes later is asked all the same."""
+        """Take the answers. After an error only the look-ups are asked again, because callers wait for them; later
+        questions are asked regardless."""
         assert self._sent is not None
         (context, asked), self._sent = self._sent, None
         try:
@@ -97,7 +99,7 @@ class Asking:
             return not asked.look_ups
 
     def _give_back(self) -> tuple[Context, Asked] | None:
-        """What was sent, if it was not answered."""
+        """Give back the questions that were sent, if they were not answered."""
         sent, self._sent = self._sent, None
         if sent is not None:
             self._asker.give_back(*sent)
@@ -106,7 +108,7 @@ class Asking:
     async def _ask(self, outcome: Outcome) -> None:
         """Ask until everything is answered.
 
-        :param outcome: of what was sent. None: it has to be asked; answers are taken already
+        :param outcome: of the round trip that was sent; None: send it first. Its answers are already handled
         """
         try:
             await self._ask_all(outcome)

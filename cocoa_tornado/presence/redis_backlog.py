@@ -1,5 +1,4 @@
-"""What a server asks of presence in Redis, until it is answered: releases, claims and look-ups of one loop turn go
-together. Pure.
+"""The pending requests to presence in Redis: releases, claims and look-ups of one loop turn share a round trip. Pure.
 
 Releases go before claims: a device that leaves and returns at once needs no challenge. A claim that is released before
 it was sent is not sent. Look-ups go last, so they see both.
@@ -35,7 +34,7 @@ class Releasing(NamedTuple):
 class LookUp(NamedTuple):
     """At most :data:`MOST` devices of a look-up.
 
-    :ivar result: what the parts of the look-up have found so far
+    :ivar result: the holders that the parts of the look-up have found so far
     :ivar is_last: of these parts
     """
 
@@ -95,7 +94,7 @@ class Backlog:
         return True
 
     def take(self) -> Asked:
-        """What goes next."""
+        """Take the next round trip."""
         look_ups, devices = [], 0
         while self._look_ups and (not devices or devices + len(self._look_ups[0].device_ids) <= MOST):
             devices += len(self._look_ups[0].device_ids)
@@ -113,7 +112,7 @@ class Backlog:
         self._look_ups.extendleft(reversed(asked.look_ups))
 
     def released(self, releases: Sequence[Releasing]) -> list[Send]:
-        """These were answered. Returns the messages that have waited for that."""
+        """These releases were answered. Return the messages that have waited for them."""
         for releasing in releases:
             if self._under_way.get(releasing.device_id) is releasing:
                 del self._under_way[releasing.device_id]

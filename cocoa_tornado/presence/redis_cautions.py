@@ -24,7 +24,7 @@ class Facts:
 
 
 def cautions_of(facts: Facts, timing: Timing) -> list[str]:
-    """What to warn about, each a line with its remedy.
+    """The warnings, each a line with its remedy.
 
     After a failover, the former master may still be reachable for some servers. It must refuse their beats, and their
     leases must have ended, before the servers at the new master settle the new term.

@@ -90,7 +90,7 @@ class RedisLink:
         return scripts.done(await self._send(self._beating, action.stamp, command))
 
     async def facts(self) -> Facts | None:
-        """What Redis says about its settings; None if it may not be asked."""
+        """The relevant settings of Redis; None without permission to read them."""
         replies = await self._beating.exchange(
             [[b"INFO", b"replication"], *([b"CONFIG", b"GET", name] for name in _SETTINGS)]
         )
@@ -110,8 +110,8 @@ class RedisLink:
     ) -> bool:
         """One round trip without a task, if the connection is ready for that; False: call :meth:`ask`.
 
-        :param on_answers: is called once, and never from here. It gets the answers, what :meth:`ask` would raise, or
-            None: call :meth:`ask`
+        :param on_answers: called once, and never from within this call, with the answers, the error that :meth:`ask`
+            would raise, or None: call :meth:`ask`
         """
         question = _Question(stamp, epoch, per_device, asked)
 
@@ -240,7 +240,7 @@ def _fault_among(replies: Sequence[Any]) -> RedisFault | None:
 
 
 def _read(parse: Callable[[Any], T], reply: Any) -> T:
-    """Something else may have written what a reply is made of."""
+    """Another program may have written the data in a reply."""
     try:
         return parse(reply)
     except (ValueError, TypeError, LookupError, AttributeError) as error:

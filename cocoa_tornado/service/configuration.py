@@ -116,7 +116,7 @@ async def _successor(before: Snapshot, settings: Settings) -> Snapshot:
     :raises ServiceError: the certificate cannot be used
     """
     sources = key_sources(settings)
-    # First what is read at once: nothing may fail any more when the keys have been read.
+    # First the parts that are read immediately: nothing may fail after the keys have been read.
     new = _snapshot(settings, sources, before.keys, None)
     keys = await before.keys.successor(sources)
     admin_keys = await _admin_successor(before.admin_keys, settings, sources)
@@ -146,9 +146,9 @@ async def _succeed(new: KeyStore | None, before: KeyStore | None) -> None:
 
 
 def _check_secrets(settings: Settings, keys: KeyStore, admin_keys: KeyStore | None) -> None:
-    """Compare what has been read: settings alone do not show the development key, nor the secrets in key files.
+    """Compare the keys that were read: settings alone show neither the development key nor the secrets in key files.
 
-    :raises SharedSecret: who may sign device tokens could sign admin tokens too
+    :raises SharedSecret: a client that can sign device tokens could sign admin tokens too
     """
     if admin_keys is not None and settings.has_admin_keys and admin_keys.shares_secret(keys):
         raise SharedSecret("admin_jwt_secret" if settings.admin_jwt_secret else "admin_jwt_key")

@@ -16,7 +16,7 @@ log = logging.getLogger("cocoa.service")
 
 
 def key_sources(settings: Settings) -> KeySources:
-    """The keys that verify tokens; the development key where none is configured, announced loudly."""
+    """The keys that verify tokens; if none is configured, the development key, announced prominently."""
     if not settings.uses_development_key:
         current = (settings.jwt_secret,) if settings.jwt_secret else ()
         return KeySources(secrets=(*current, *settings.jwt_previous_secrets), locations=settings.jwt_key)
@@ -29,7 +29,7 @@ def key_sources(settings: Settings) -> KeySources:
 
 
 def key_store(settings: Settings, sources: KeySources) -> KeyStore:
-    """The keys that verify tokens, not read."""
+    """The keys that verify tokens, not read yet."""
     options = KeyOptions(settings.jwt_algorithms, settings.jwks_refresh_s, weak_secrets=is_loopback(settings.host))
     return KeyStore(sources, settings.token_policy, options)
 
@@ -43,7 +43,7 @@ def admin_key_sources(settings: Settings, sources: KeySources) -> KeySources | N
 
 
 def admin_key_store(settings: Settings, sources: KeySources) -> KeyStore | None:
-    """The keys that verify admin tokens, not read; None where the admin API is disabled.
+    """The keys that verify admin tokens, not read yet; None if the admin API is disabled.
 
     :param sources: of device tokens, which has the development key
     """
@@ -56,7 +56,7 @@ def admin_key_store(settings: Settings, sources: KeySources) -> KeyStore | None:
 
 
 def make_signer(settings: Settings, sources: KeySources) -> Signer | None:
-    """What new device tokens are signed with; None where nobody may ask for one, or only public keys are configured."""
+    """The signer of new device tokens; None if the token endpoint is off, or only public keys are configured."""
     if not settings.api_credentials and not settings.enables_admin:
         return None
     if settings.jwt_signing_key is not None:
@@ -68,14 +68,14 @@ def make_signer(settings: Settings, sources: KeySources) -> Signer | None:
 
 
 def make_tls(settings: Settings) -> ssl.SSLContext | None:
-    """A context with the certificate as it is on the disk now; None in the clear.
+    """A context with the certificate that is on the disk now; None without TLS.
 
     :raises ServiceError: the certificate cannot be read, or the key is not its own
     """
     if settings.tls_cert is None:
         return None
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    # A renegotiation costs the client nothing and the gateway a handshake. OpenSSL 3 refuses it, 1.1.1 does not.
+    # A renegotiation costs the client nothing, and the gateway a handshake. OpenSSL 3 refuses it, 1.1.1 does not.
     context.options |= ssl.OP_NO_RENEGOTIATION
     try:
         # Without a password, OpenSSL would stop and ask the terminal for that of an encrypted key.

@@ -57,7 +57,7 @@ def audio_limits(settings: Settings) -> AudioLimits:
         raw=settings.raw_audio,
         max_bytes=settings.audio_max_bytes,
         idle_timeout_s=settings.audio_idle_timeout_s,
-        # Speech comes at the speed of speech, or at half of it over a bad network.
+        # Audio arrives at the speed of speech, or at half of it over a bad network.
         upload_timeout_s=2 * settings.audio_max_duration_s + settings.audio_idle_timeout_s,
     )
 
@@ -74,7 +74,7 @@ def listener_options(settings: Settings) -> ListenerOptions:
 
 
 def membership_timing(settings: Settings) -> Timing:
-    """Of a server that shares presence with others."""
+    """The timing of a server that shares presence with others."""
     is_strict = settings.presence_mode == "strict"
     return Timing(
         fence_s=settings.presence_fence_s,
@@ -117,7 +117,7 @@ def kafka_options(settings: Settings) -> KafkaOptions:
         max_poll_records=settings.kafka_max_poll_records,
         high_water=settings.high_water,
         low_water=settings.low_water,
-        # What is read again after a crash must still be known to the mailbox, whatever one poll may bring.
+        # The mailbox must still remember all records that can be read again after a crash, including one full poll.
         max_uncommitted=0 if settings.mailbox == MAILBOX_OFF else WINDOW // 2,
         queue_records=settings.publish_queue_records,
         queue_bytes=settings.publish_bytes,

@@ -133,15 +133,15 @@ def make_parts(settings: Settings, replaced: Replaced, *, is_worker: bool) -> Pa
 
 
 def audio_intake(transcriber: Transcriber, settings: Settings, limits: Callable[[], AudioLimits]) -> AudioIntake:
-    """What becomes of binary messages."""
-    # It loads the voice activity detector, which a gateway without speech need not have.
+    """The intake of binary messages."""
+    # The import loads the voice activity detector, which a gateway without speech may lack.
     from ..speech.segmenter import Segmenter
 
     return AudioIntake(transcriber, undeclared(settings.raw_audio), Segmenter, limits)
 
 
 def speech_url(settings: Settings) -> str:
-    """The engine: what ``auto`` means is decided here, by what is installed."""
+    """The URL of the engine; ``auto`` depends on the installed libraries."""
     if settings.speech != SPEECH_AUTO:
         return settings.speech
     embedded = "pocketsphinx://"
@@ -149,7 +149,7 @@ def speech_url(settings: Settings) -> str:
 
 
 def make_engine(settings: Settings) -> WorkerPool | None:
-    """The engine's pool of workers, not started; None where speech is off."""
+    """The engine's pool of workers, not started; None if speech is off."""
     url = speech_url(settings)
     if url == SPEECH_OFF:
         return None
@@ -165,7 +165,7 @@ def make_engine(settings: Settings) -> WorkerPool | None:
 
 
 def _count_workers(settings: Settings, url: str) -> int:
-    """How many workers there are to be, and the log says why."""
+    """The number of workers; the log has the reason."""
     machine, size = this_machine().share(settings.workers), worker_bytes(engine_of(url))
     count = count_workers(settings.speech_workers, machine, size)
     extra = {
@@ -214,8 +214,8 @@ def make_mailbox(settings: Settings) -> Mailbox | None:
 
 
 def make_blocks(settings: Settings, hub: Hub) -> Blocks:
-    """The devices that are blocked, not read. They are kept where all servers find them, and a restart does: in Redis
-    if presence or the mailbox is there, else beside the SQLite mailbox, else in the data directory."""
+    """The blocked devices, not read yet. Their store is shared by all servers and survives restarts: Redis if presence
+    or the mailbox uses it, else a file beside the SQLite mailbox, else one in the data directory."""
     url = settings.presence if settings.shares_presence else settings.mailbox
     if settings.shares_presence or database_of(settings.mailbox) is not None:
         from ..admin.block_redis import BlockRedis
@@ -253,7 +253,7 @@ def make_presence(settings: Settings, relay: Relay, clock: Callable[[], float], 
         from ..presence.redis import RedisPresence
 
         return RedisPresence(settings.presence, SlotLimits, relay, membership_timing(settings), name)
-    # A later process has a greater term, so that no generation is given twice.
+    # A later process has a greater term, so that no generation repeats.
     return LocalPresence(SlotLimits, relay, clock, LocalStore(term=int(time.time() * 1000)))
 
 
@@ -276,7 +276,7 @@ def make_broker(settings: Settings) -> Broker:
             results_topic=settings.kafka_results_topic,
             quarantine_topic=settings.kafka_quarantine_topic,
         )
-    # One of the two is there for certain, and each is slow to import: the embedded broker needs neither.
+    # One of the two is always installed, and each is slow to import; the embedded broker needs neither.
     if kafka_client(settings) == "confluent":
         from ..brokers.confluent import ConfluentBroker
 
@@ -287,7 +287,7 @@ def make_broker(settings: Settings) -> Broker:
 
 
 def kafka_security(settings: Settings) -> dict[str, object]:
-    """TLS and SASL, as keyword arguments of kafka-python's clients. BrokerError where a file cannot be used."""
+    """TLS and SASL, as keyword arguments of kafka-python's clients. BrokerError if a file cannot be used."""
     from ..brokers.kafka_clients import KafkaClients
 
     return KafkaClients(kafka_options(settings)).security()

@@ -85,7 +85,7 @@ M = TypeVar("M", FromWorker, FromParent)
 
 
 class BrokenChannel(Exception):
-    """What came is not a message: a bug, or another release. The channel is lost."""
+    """The received bytes are not a message: a bug, or another release. The channel is lost."""
 
 
 def encode(message: FromWorker | FromParent) -> bytes:
