@@ -37,16 +37,24 @@ VALUE_BYTES: Final = 16 * 1024
 """Of each of their values."""
 
 
+IN_BOX: Final = ("waiting", "written")
+UNCOMMITTED: Final = "read or about to be read; not committed yet"
+NO_COPY: Final = f"none of the newest {QUARANTINED} records of the quarantine is its copy"
+NO_QUARANTINE: Final = "the quarantine could not be searched for its copy"
+
+
 @dataclass(slots=True)
 class Searched:
     """The result of a search.
 
     :ivar answer: the trace that was found
     :ivar looked: the places that do not have the message, for people
-    :ivar unavailable: the places that could not be searched: ``Broker``, ``Mailbox``
+    :ivar unavailable: the places that could not be searched: ``Broker``, ``Mailbox``, ``Quarantine``
+    :ivar rejected: the record, with the reason, if it is invalid
     """
 
     answer: TraceAnswer | None = None
+    rejected: tuple[Row, str] | None = None
     looked: list[str] = field(default_factory=list)
     unavailable: list[str] = field(default_factory=list)
 
@@ -71,10 +79,12 @@ class TraceSearch:
         partition = self._partition(source)
         if partition is not None:
             await self._try(searched, "Broker", self._on_topic(searched, partition, offset, with_text))
+            if searched.rejected is not None:
+                await self._try(searched, "Quarantine", self._add_copy(searched, partition, offset, with_text))
         if searched.answer is None and self._boxes is not None:
             await self._try(searched, "Mailbox", self._in_boxes(searched, self._boxes, message_id, with_text))
         if searched.answer is None:
-            await self._try(searched, "Broker", self._in_quarantine(searched, message_id, with_text))
+            await self._try(searched, "Quarantine", self._in_quarantine(searched, message_id, with_text))
         topic = source.rpartition("/")[0]
         elsewhere = f", not {topic}" if topic and partition is None else ""
         searched.looked.append(f"only the topic {self._topic} is read{elsewhere}")
@@ -85,7 +95,8 @@ class TraceSearch:
         try:
             async with asyncio.timeout(PATIENCE_S):
                 await look
-        except (BrokerError, MailboxError, TimeoutError):
+        except (BrokerError, MailboxError, TimeoutError) as error:
+            place = "Mailbox" if isinstance(error, MailboxError) else place  # a record is searched for in boxes, too
             if place not in searched.unavailable:
                 searched.unavailable.append(place)
 
@@ -105,8 +116,8 @@ class TraceSearch:
             return
         decoded = decode(found.row.key, found.row.value, found.row.timestamp_ms, found.row.headers)
         if isinstance(decoded, Rejected):
-            copy = await self._copy_of(partition, offset)
-            searched.answer = self._rejected(found.row, decoded.reason, copy, with_text)
+            searched.rejected = found.row, decoded.reason
+            searched.answer = self._rejected(found.row, decoded.reason, None, with_text, NO_QUARANTINE)
         else:
             searched.answer = await self._judged(found, decoded, with_text)
 
@@ -115,18 +126,18 @@ class TraceSearch:
         assert found.row is not None
         steps = [TraceStep(record.timestamp_ms / 1000, None, "produced")] if record.timestamp_ms else []
         notes = [] if record.key_agrees else [WRONG_KEY]
-        is_read = found.committed is None or found.row.offset < found.committed
-        devices: Sequence[TraceDevice] = ()
-        if is_read:
+        is_committed = found.committed is None or found.row.offset < found.committed
+        devices = await self._recipients(record)
+        if not is_committed:
+            devices = _certain(devices)
+            notes.append(f"{UNCOMMITTED} (the consumer group is at offset {found.committed})")
+        if is_committed or devices:
             steps += [TraceStep(None, None, step) for step in ("read", "addressed")]
-            devices = await self._recipients(record)
             notes += self._limits(record, devices)
             known = {device.outcome for device in devices}
             steps += [TraceStep(None, None, "stored")] if known - {None, "not_connected"} else []
             steps += [TraceStep(None, None, "written")] if known & {"written", "acknowledged"} else []
             steps += [TraceStep(None, None, "acknowledged")] if "acknowledged" in known else []
-        else:
-            notes.append(f"not read yet: the servers are at offset {found.committed}")
         return TraceAnswer(
             records=1,
             steps=tuple(steps),
@@ -209,11 +220,13 @@ class TraceSearch:
 
     # -- the quarantine
 
-    async def _copy_of(self, partition: int, offset: int) -> Quarantined | None:
-        for copy in await self._broker.quarantined(QUARANTINED, VALUE_BYTES):
-            if self._is_origin(copy, partition, offset):
-                return copy
-        return None
+    async def _add_copy(self, searched: Searched, partition: int, offset: int, with_text: bool) -> None:
+        """Complete the answer about a rejected record."""
+        assert searched.rejected is not None
+        row, reason = searched.rejected
+        copies = await self._broker.quarantined(QUARANTINED, VALUE_BYTES)
+        copy = next((each for each in copies if self._is_origin(each, partition, offset)), None)
+        searched.answer = self._rejected(row, reason, copy, with_text)
 
     def _is_origin(self, copy: Quarantined, partition: int | None, offset: int) -> bool:
         origin = copy.origin
@@ -232,7 +245,9 @@ class TraceSearch:
             f"none of the newest {len(copies)} records of the quarantine is it" if copies else "the quarantine is empty"
         )
 
-    def _rejected(self, row: Row, reason: str, copy: Quarantined | None, with_text: bool) -> TraceAnswer:
+    def _rejected(
+        self, row: Row, reason: str, copy: Quarantined | None, with_text: bool, why_no_copy: str = NO_COPY
+    ) -> TraceAnswer:
         value = row.value or b""
         notes = [PROBLEMS.get(reason, reason)]
         steps = [TraceStep(row.timestamp_ms / 1000, None, "produced")] if row.timestamp_ms > 0 else []
@@ -241,7 +256,7 @@ class TraceSearch:
             requeued = ", and was requeued" if copy.is_requeued else ""
             notes.append(f"its copy is {copy.partition}/{copy.offset} of the quarantine{requeued}")
         else:
-            notes.append(f"none of the newest {QUARANTINED} records of the quarantine is its copy")
+            notes.append(why_no_copy)
         device_id = _device_of(value)
         return TraceAnswer(
             records=1,
@@ -252,6 +267,14 @@ class TraceSearch:
             notes=tuple(notes),
             whole="quarantined",
         )
+
+
+def _certain(devices: Sequence[TraceDevice]) -> Sequence[TraceDevice]:
+    """Of a record that is not committed: the devices whose boxes have it, so that it has been read. Of the others,
+    nothing is known yet, whatever has left their boxes. Empty if no box has it."""
+    if not any(device.outcome in IN_BOX for device in devices):
+        return ()
+    return [device if device.outcome in IN_BOX else TraceDevice(device.device_id, None) for device in devices]
 
 
 def _why_absent(where: str, offset: int, found: RecordAt) -> str:

@@ -4,6 +4,7 @@ quarantine. The gateways remember nothing, as after a restart."""
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any, get_args
 from urllib.parse import quote
 
@@ -13,6 +14,7 @@ from cocoa_tornado.admin import trace_search
 from cocoa_tornado.admin.servers import Servers
 from cocoa_tornado.admin.trace_answers import STEPS
 from cocoa_tornado.brokers.memory import MemoryBroker
+from cocoa_tornado.brokers.port import RecordAt
 from cocoa_tornado.errors import BrokerError, MailboxError
 from cocoa_tornado.mailboxes.memory import MemoryMailbox
 from cocoa_tornado.rules.trace_memory import Outcome
@@ -102,8 +104,24 @@ async def test_it_is_a_503_if_the_brokers_cannot_be_asked(
     monkeypatch.setattr(gateway.broker, "record_at", fail)
     assert await look(gateway, FIRST) == (503, {"message": "Broker not available"})
     assert (await look(gateway, "nothing"))[0] == 404
+
+
+async def test_a_quarantine_that_cannot_be_read_is_not_taken_for_the_brokers(
+    start_admin: StartAdmin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gateway = await forgetful(start_admin)
+    await gateway.broker.publish(RESULTS, "", b"{")
+    await eventually(lambda: bool(gateway.broker.counters.quarantined))
+
+    async def fail(*arguments: object) -> None:
+        raise BrokerError("the topic has not been read in time")
+
     monkeypatch.setattr(gateway.broker, "quarantined", fail)
-    assert await look(gateway, "nothing") == (503, {"message": "Broker not available"})
+    assert await look(gateway, "nothing") == (503, {"message": "Quarantine not available"})
+    status, body = await look(gateway, FIRST)
+    assert (status, steps(body), body["counts"]) == (200, ["produced"], {"quarantined": 1})
+    why = "the quarantine could not be searched for its copy"
+    assert body["summary"] == f"quarantined; The record is not JSON; {why}"
 
 
 async def test_it_is_a_503_if_the_boxes_cannot_be_searched(
@@ -119,6 +137,9 @@ async def test_it_is_a_503_if_the_boxes_cannot_be_searched(
 
     monkeypatch.setattr(MemoryMailbox, "find_id", fail)
     assert await look(gateway, "nothing") == (503, {"message": "Mailbox not available"})
+    monkeypatch.setattr(MemoryMailbox, "look", fail)
+    await gateway.publish("doll", "hello")
+    assert await look(gateway, FIRST) == (503, {"message": "Mailbox not available"})
 
 
 # -- by its offset
@@ -192,13 +213,35 @@ async def test_of_a_message_that_is_never_stored_no_more_is_known_than_its_recor
     assert body["summary"] == f"doll: unknown; no server remembers what became of it, and {why}"
 
 
-async def test_a_record_that_was_not_read_yet(start_admin: StartAdmin) -> None:
+async def test_a_record_that_is_not_committed_and_in_no_box(start_admin: StartAdmin) -> None:
     gateway = await forgetful(start_admin)
     await gateway.broker.stop_consuming()
     await gateway.publish("doll", "hello")
     status, body = await look(gateway, FIRST)
     assert (status, steps(body), body["devices"], body["counts"]) == (200, ["produced"], [], {})
-    assert body["summary"] == "unknown; not read yet: the servers are at offset 0"
+    assert body["summary"] == "unknown; read or about to be read; not committed yet (the consumer group is at offset 0)"
+
+
+async def test_a_record_that_is_not_committed_but_in_a_box_was_read(
+    start_admin: StartAdmin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gateway = await forgetful(start_admin)
+    await gateway.publish("bear", "before")
+    await acknowledge(gateway, "bear")  # what has left its box says nothing of a later record
+    await publish(gateway, {"devices": ["doll", "bear"]})
+    await becomes(gateway, f"{RESULTS}/0/1", {"doll": "waiting", "bear": "written"})
+    await acknowledge(gateway, "bear")
+    await becomes(gateway, f"{RESULTS}/0/1", {"doll": "waiting", "bear": "acknowledged"})
+    record_at = gateway.broker.record_at
+
+    async def uncommitted(partition: int, offset: int) -> RecordAt:
+        return replace(await record_at(partition, offset), committed=1)
+
+    monkeypatch.setattr(gateway.broker, "record_at", uncommitted)
+    _, body = await look(gateway, f"{RESULTS}/0/1")
+    assert steps(body) == ["produced", "read", "addressed", "stored"]
+    assert {row["device_id"]: row["outcome"] for row in body["devices"]} == {"bear": None, "doll": "waiting"}
+    assert "not committed yet (the consumer group is at offset 1)" in body["summary"]
 
 
 # -- by its id, in the boxes
