@@ -46,6 +46,28 @@ class Chromium:
         await page.go(url)
         return page
 
+    async def opened_tab(self, url: str) -> Page:
+        """The tab that a page has opened with a URL that begins so, as soon as it is there."""
+        async with asyncio.timeout(PATIENCE_S):
+            while True:
+                found = [each for each in await self._targets() if each["url"].startswith(url)]
+                if found:
+                    page = Page(
+                        await connect(
+                            f"{self._address}/devtools/page/{found[0]['targetId']}", max_size=None, proxy=None
+                        )
+                    )
+                    self._open.append(page)
+                    await page.begin(1280, 800, dark=False)
+                    return page
+                await asyncio.sleep(0.05)
+
+    async def _targets(self) -> list[dict[str, Any]]:
+        async with connect(f"{self._address}{self._path}", max_size=None, proxy=None) as control:
+            await control.send(json.dumps({"id": 1, "method": "Target.getTargets"}))
+            found: list[dict[str, Any]] = json.loads(await control.recv())["result"]["targetInfos"]
+            return found
+
     async def close(self) -> None:
         for page in self._open:
             await page.close()

@@ -376,11 +376,14 @@ class ReadsBody(GatewayErrors):
 
 
 class NoStore(GatewayErrors):
-    """Base of the endpoints for monitoring: their answers are not cached, and HEAD works."""
+    """Base of the endpoints for monitoring: their answers are not cached, no page of another origin can embed them, and
+    HEAD works."""
 
     def set_default_headers(self) -> None:
         super().set_default_headers()
         self.set_header("Cache-Control", "no-store")
+        self.set_header("X-Content-Type-Options", "nosniff")
+        self.set_header("Cross-Origin-Resource-Policy", "same-origin")
 
 
 class HealthHandler(NoStore):
