@@ -14,13 +14,13 @@ const WRITE = "admin:write";
 
 export const title = "Try it";
 
-/** The URL of /ws: of this page's origin, unless the devices have a port of their own. */
+/** The URL of /ws: beside this page, unless the devices have a port of their own, where no path precedes it. */
 async function findUrl() {
   const url = new URL("ws", location.origin + location.pathname);
   url.protocol = location.protocol.replace("http", "ws");
   const overview = samples.latest ?? (await api.get("overview").catch(() => null));
   const port = overview?.servers[0]?.device_port;
-  if (port) url.port = port;
+  if (port) [url.port, url.pathname] = [port, "/ws"];
   return url;
 }
 
