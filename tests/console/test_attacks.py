@@ -174,7 +174,7 @@ async def test_a_page_whose_name_is_made_to_lead_to_the_gateway_reads_nothing(
     listed = await start_admin(allowed_hosts=("gateway.example",))
     defenceless = await development(start_admin, tmp_path, allowed_hosts=("*",))
     async with chromium(tmp_path / "profile", *FLAGS) as browser:
-        for port in (one.port, two.port, two.gateway.admin_port, listed.port):
+        for port in (one.port, two.port, two.gateway.parts.listeners.admin_port, listed.port):
             async with rebound(browser, port) as page:
                 for (way, target), text in (await attack(page, "", targets, BY_REBINDING)).items():
                     assert "Host not allowed" in text or "Not Found" in text, (way, target, text)
@@ -210,7 +210,10 @@ async def test_a_page_of_another_port_of_this_machine_reads_nothing_and_changes_
     targets = [*MARKS, *DEVICES, *(f"/api/v1/admin/{name}" for name in OPERATORS)]
     async with chromium(tmp_path / "profile", *FLAGS) as browser, PageServer("").serving() as server:
         # Of the gateway's own host name, too: only the port differs.
-        for host, ports in (("localhost", [one.port]), ("127.0.0.1", [one.port, two.gateway.admin_port])):
+        for host, ports in (
+            ("localhost", [one.port]),
+            ("127.0.0.1", [one.port, two.gateway.parts.listeners.admin_port]),
+        ):
             page = await browser.page(f"http://{host}:{server.port}/")
             assert "const report" in (await attack(page, "", ["/"], BY_REBINDING))["window", "/"]
             ways = tuple((await page.evaluate("Object.keys(ways).join()")).split(","))
