@@ -98,10 +98,17 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "handover.pieces": {"rules"},
     "handover.announcements": set(),
-    "handover.rules": {"handover.pieces", "rules"},
+    "handover.portions": {"handover.pieces"},
+    "handover.routes": {"handover.pieces"},
+    "handover.siblings": {"handover.pieces", "handover.portions"},
+    "handover.rules": {
+        *(f"handover.{name}" for name in ("pieces", "portions", "routes", "siblings")),
+        "rules",
+    },
     "handover.wire": {"handover.pieces", "rules"},
     "handover": {
-        *(f"handover.{name}" for name in ("announcements", "pieces", "rules", "wire")),
+        *(f"handover.{name}" for name in ("announcements", "pieces", "portions", "routes")),
+        *(f"handover.{name}" for name in ("rules", "siblings", "wire")),
         *("hub", "counters", "relay.port", "relay.messages", "brokers.port", "rules", "errors"),
     },
     "transcriber": {"routing.round_trips", "counters", "brokers.port", "speech.port", "rules", "errors"},
@@ -270,7 +277,7 @@ PURE = (
     *(f"presence.{name}" for name in ("redis_lua", "redis_scripts")),
     *("relay.messages", "relay.wire"),
     *("admin.rows", "admin.requests"),
-    *(f"handover.{name}" for name in ("announcements", "pieces", "rules", "wire")),
+    *(f"handover.{name}" for name in ("announcements", "pieces", "portions", "routes", "rules", "siblings", "wire")),
     *(f"workers.{name}" for name in ("gathering", "messages", "own_metrics", "port")),
     *(
         f"connection.{name}"

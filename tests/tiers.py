@@ -23,7 +23,7 @@ PURE: Final = (
     "rules/",
     "presence/",
     *(f"admin/test_{name}.py" for name in ("requests", "rows", "servers", "subscribers")),
-    *(f"handover/test_{name}.py" for name in ("rules", "wire")),
+    *(f"handover/test_{name}.py" for name in ("portions", "rules", "wire")),
     *(f"relay/test_{name}.py" for name in ("memory", "redis_inbox", "wire")),
     *(f"workers/test_{name}.py" for name in ("gathering", "messages", "place")),
     *(f"asyncapi/test_{name}.py" for name in ("document", "examples")),

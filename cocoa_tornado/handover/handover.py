@@ -23,7 +23,8 @@ from ..rules.records import Record
 from .announcements import Announcements
 from .link import Link
 from .pieces import Delivery, merged
-from .rules import Actions, Ask, Destinations, Phase, Route
+from .routes import Route
+from .rules import Actions, Ask, Destinations, Phase
 from .wire import Hello, Message, News, Records, records_of
 
 GATHER_S: Final = 0.01

@@ -11,19 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cocoa_tornado.handover.announcements import Announcements
-from cocoa_tornado.handover.pieces import Delivery, merged
-from cocoa_tornado.handover.rules import (
-    BEGIN_PATIENCE_S,
-    MOST_BYTES,
-    MOST_RECORDS,
-    QUIET_S,
-    Actions,
-    Ask,
-    Destinations,
-    Phase,
-    Route,
-    _Sibling,
-)
+from cocoa_tornado.handover.pieces import Delivery
+from cocoa_tornado.handover.portions import MOST_RECORDS
+from cocoa_tornado.handover.routes import BEGIN_PATIENCE_S, QUIET_S, Route
+from cocoa_tornado.handover.rules import Actions, Ask, Destinations, Phase
+from cocoa_tornado.handover.siblings import Sibling
 from cocoa_tornado.routing.address import Address, Group
 from cocoa_tornado.rules.records import Record
 
@@ -58,10 +50,10 @@ class NoFence(Destinations):
 class Hasty(Destinations):
     """Routes the records of a device that leaves a sibling before the sibling has acknowledged the earlier ones."""
 
-    def _leave(self, device_id: str, sibling: _Sibling) -> None:
+    def _leave(self, device_id: str, sibling: Sibling) -> None:
         super()._leave(device_id, sibling)
-        _, _, moving = sibling.leaving.pop()
-        sibling.leaving.append((0, device_id, moving))
+        _, mover = sibling.leaving.pop()
+        sibling.leaving.append((0, mover))
 
 
 class Forgetful(Destinations):
@@ -70,11 +62,9 @@ class Forgetful(Destinations):
     def down(self, number: int) -> Actions:
         sibling = self._siblings.get(number)
         if sibling is not None:
-            sibling.close()
-            for portion in sibling.unacknowledged:
+            for portion in sibling.portions.take_back():
                 for piece in portion.pieces:
                     piece.done()
-            sibling.unacknowledged.clear()
         return super().down(number)
 
 
@@ -277,8 +267,7 @@ def test_after_a_beginning_that_has_failed_the_next_one_comes_later() -> None:
         return bool(routes)
 
     rules.take(delivery([Group("all")]), now)
-    (route,) = rules._routing
-    rules.routed(route)
+    rules.routed(rules._routes.last)
     failures: list[float] = []
     while now < 200.0:
         now += 0.5
@@ -350,21 +339,6 @@ def test_a_route_at_which_the_router_fails_delays_no_device_that_joins_a_sibling
     rules.fenced(2, 1)
     assert rules.take(delivery(["b"]), 0.0) == []
     assert (rules.gathered(2), done) == (1, [])
-
-
-def test_portions_are_bounded_in_records_and_in_bytes() -> None:
-    rules = Destinations(set())
-    rules.up(2)
-    rules.announced(2, 1, ["a"], [])
-    rules.fenced(2, 1)
-    sizes = [1] * (MOST_RECORDS + 1) + [MOST_BYTES // 2] * 3 + [2 * MOST_BYTES, 1, 1]
-    rules.take(delivery(["a"] * len(sizes), sizes=sizes), 0.0)
-    rules.take(delivery(["a"]), 0.0)
-    portions = list(rules.portions(2))
-    assert [portion.number for portion in portions] == [1, 2, 3, 4, 5]
-    found = [merged(portion.pieces).offsets for portion in portions]
-    assert [offset for offsets in found for offset in offsets] == [*range(len(sizes)), 0]
-    assert [len(offsets) for offsets in found] == [MOST_RECORDS, 2, 2, 1, 3]
 
 
 def test_a_device_leaves_a_sibling_after_all_portions_that_its_records_have_filled() -> None:

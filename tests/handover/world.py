@@ -14,7 +14,8 @@ from typing import Any
 
 from cocoa_tornado.handover.announcements import Announcements
 from cocoa_tornado.handover.pieces import Delivery, merged
-from cocoa_tornado.handover.rules import Action, Ask, Destinations, Route
+from cocoa_tornado.handover.routes import Route
+from cocoa_tornado.handover.rules import Action, Ask, Destinations
 from cocoa_tornado.routing.address import Everyone
 from cocoa_tornado.rules.records import Record
 
