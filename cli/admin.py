@@ -40,18 +40,18 @@ class AdminGroup(click.Group):
 
 @click.group(cls=AdminGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 def admin() -> None:
-    """Look at the devices and messages of a live deployment, and do something about them.
+    """Inspect and control the devices and messages of a live deployment.
 
-    The commands use the admin API of the gateway at --url and cover all its servers, whichever is asked. They need a
-    token of an operator; a gateway on this machine with the development key needs none. Other servers that did not
-    answer are named on standard error.
+    The commands use the admin API of the gateway at --url and cover all of its servers. They need an admin token,
+    except for a gateway on this machine with the development key. Servers that did not answer are named on standard
+    error.
 
     Exit status 0: found, or done. 1: not found, or the operation failed; one line on standard error says why. 2: wrong
     usage. In a pipeline whose next command has ended (`| head`), the command ends without a message, by SIGPIPE (141).
-    Colours are only for a terminal without NO_COLOR.
+    Output to a terminal is colored, unless NO_COLOR is set.
 
-    With --json, an error of the API is JSON too, on standard output, with its HTTP status: a script tells by it what is
-    not found (404) or not permitted (401, 403). If the gateway cannot be reached, nothing is printed there.
+    With --json, an error of the API is JSON too, on standard output, with its HTTP status, so that a script can tell
+    "not found" (404) from "not permitted" (401, 403). If the gateway cannot be reached, standard output is empty.
 
     \b
     A gateway on this machine, started with "cocoa serve":

@@ -109,7 +109,7 @@ class AdminClient:
         """Return the answer in a response. Raises like :meth:`ask`."""
         value = _object_of(response.body)
         if value is None or not (200 <= response.status < 300 or 400 <= response.status < 600):
-            raise AdminError(f"{self.where}: {_described(response.status)}, and it is no answer of the admin API")
+            raise AdminError(f"{self.where}: {_described(response.status)}, which is not an answer of the admin API")
         if response.status >= 300:
             error = self._error(response, one_line(str(value.get("message", ""))))
             error.refusal = json.dumps(value | {"status": response.status}, separators=(",", ":"))
@@ -149,7 +149,7 @@ class AdminClient:
         if status == 421:
             return AdminError(f"{self.where} does not answer by this host name: {message}")
         if status == 413:
-            return AdminError(f"it is too large: {message}")
+            return AdminError(f"the request is too large: {message}")
         wait_s = retry_after_s(response)
         kind = Unavailable if status in (429, 503) else AdminError
         return kind(f"{message or _described(status)}{'' if wait_s is None else f'; try again in {wait_s:g} s'}")

@@ -35,16 +35,16 @@ _EVENT_COLOURS: Final = {"connected": "green", "refused": "red", "closed": "yell
 @click.option(
     "--members",
     is_flag=True,
-    help="With --user or --group: all members. Those that are not connected are known where there is a mailbox.",
+    help="With --user or --group: all members, with a mailbox also those that are not connected.",
 )
-@click.option("--after", metavar="ID", help="Devices behind this one, by the bytes of their ids.")
+@click.option("--after", metavar="ID", help="Only devices whose ids come after this one, by their bytes.")
 @click.option(
     "--limit",
     type=click.IntRange(1, MAX_LIMIT),
     default=100,
     show_default=True,
     metavar="N",
-    help="How many devices at most; as many requests as that needs.",
+    help="The most devices to list, with as many requests as needed.",
 )
 def devices(
     admin: Admin,
@@ -60,7 +60,7 @@ def devices(
     One line per connection. RTT is the round trip of the last ping; QUEUE counts the messages that the socket has not
     taken yet. A member that is not connected has dashes.
 
-    Exit status 1 if nothing fits --user, --group, --prefix or --after.
+    Exit status 1 if no device matches --user, --group, --prefix or --after.
 
     \b
       cocoa admin devices --prefix doll-
@@ -70,7 +70,7 @@ def devices(
     path, query = "/devices", {"user": user, "group": group, "prefix": prefix}
     if members:
         if (user is None) == (group is None) or prefix is not None:
-            raise WrongUsage("--members goes with either --user or --group, and not with --prefix.")
+            raise WrongUsage("--members requires --user or --group, and excludes --prefix.")
         path = f"/users/{in_path(user)}/devices" if user is not None else f"/groups/{in_path(group or '')}/devices"
         query = {}
     answer = _all_pages(admin, path, query, after, limit)
@@ -107,12 +107,13 @@ def _all_pages(admin: Admin, path: str, query: dict[str, str | None], after: str
 def device(admin: Admin, device_id: str) -> None:
     """Show a device: its connections, its box, its last events and messages, and whether it is blocked.
 
-    The box has what waits for the device; "acknowledged" is the number of the last message that it has acknowledged in
-    each lane. The events are the last 20 that the servers remember: connected, refused (with the HTTP status),
-    challenged, closed (with the close code; docs/protocol.rst has them all). The messages are the last 20 that it got
-    or should have got, the newest first, as far as the servers remember; `cocoa admin trace ID` has more on each.
+    The box has the messages that wait for the device; "acknowledged" is the number of the last message that it has
+    acknowledged in each lane. The events are the last 20 that the servers remember: connected, refused (with the HTTP
+    status), challenged, closed (with the close code; docs/protocol.rst has them all). The messages are the last 20 that
+    it got or should have got, the newest first, as far as the servers remember; `cocoa admin trace ID` has more on
+    each.
 
-    Exit status 1 if no server knows anything of it.
+    Exit status 1 if no server knows the device.
 
     \b
       cocoa admin device doll-1
@@ -132,13 +133,13 @@ def device(admin: Admin, device_id: str) -> None:
 @click.option(
     "--reconnect-after",
     metavar="DURATION",
-    help="Tell the devices to connect again so much later: 30s, 5m; at most 24h.  [default: tell them nothing]",
+    help="Ask the devices to reconnect after this time: 30s, 5m; at most 24h.  [default: don't ask]",
 )
 def kick(admin: Admin, device_id: str | None, user: str | None, group: str | None, reconnect_after: str | None) -> None:
     """Close the connections of a device, a user or a group.
 
-    What is queued for them is sent first; the close code is 4410. They may connect again: `cocoa admin block` refuses
-    them.
+    Messages that are queued for them are sent first; the close code is 4410. The devices may reconnect; to refuse a
+    device, use `cocoa admin block`.
 
     Exit status 1 if there was no connection to close.
 
@@ -170,8 +171,8 @@ def kick(admin: Admin, device_id: str | None, user: str | None, group: str | Non
 def block(admin: Admin, device_id: str, until: str | None, duration: str | None) -> None:
     """Disconnect a device and refuse it (403).
 
-    That holds on all servers and through restarts. Without --until and --for the device stays blocked until
-    `cocoa admin unblock`. Blocking it again replaces the end. Messages for it are still put into its box.
+    The block applies to all servers, also after restarts. Without --until and --for it lasts until `cocoa admin
+    unblock`. Blocking the device again replaces the end. The mailbox still stores its messages.
 
     \b
       cocoa admin block doll-1 --for 24h

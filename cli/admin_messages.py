@@ -38,10 +38,11 @@ WOULD_COLOURS: Final = {"send": "green", "store": "yellow", "drop": "red"}
 def send(admin: Admin, **options: Any) -> None:
     """Publish a message, as a backend does.
 
-    FILE has a whole record (docs/records.rst), at most 64 KiB; - is standard input. Otherwise the options make the
-    record. What is printed is its id, once the brokers have the record: `cocoa admin trace ID` says what became of it.
+    FILE contains a whole record (docs/records.rst), at most 64 KiB; - is standard input. Without FILE, the options make
+    the record. The command prints the record's id once the brokers have acknowledged it; `cocoa admin trace ID` shows
+    what became of the message.
 
-    Exit status 1 if the record is invalid, and then nothing was published, or if the brokers are unavailable.
+    Exit status 1 if the record is invalid (then it was not published), or if the brokers are unavailable.
 
     \b
       cocoa admin send --device doll-1 --text "Good night"
@@ -57,13 +58,13 @@ def send(admin: Admin, **options: Any) -> None:
 def trace(admin: Admin, message_id: str) -> None:
     """Show what became of a message.
 
-    First in one line, then the steps that it has taken, and its outcome at each device.
+    The first line is the summary; then come the steps of the message, and its outcome for each device.
 
-    ID is the message's own id or, with or without one, TOPIC/PARTITION/OFFSET of its record. The servers remember the
-    last messages (trace_bytes), until they restart; others are searched for on the results topic, in the boxes and in
-    the quarantine. The message itself is shown to a token with the scope admin:text.
+    ID is the message's own id, or TOPIC/PARTITION/OFFSET of any record. The servers remember the last messages
+    (trace_bytes) until they restart; older ones are searched for on the results topic, in the boxes and in the
+    quarantine. The text of the message requires the scope admin:text.
 
-    Exit status 1 if it is not found; the line on standard error says where it was looked for.
+    Exit status 1 if it is not found; the line on standard error says which places were searched.
 
     \b
       cocoa admin trace 3f0c9a
@@ -93,7 +94,7 @@ def trace(admin: Admin, message_id: str) -> None:
     help="The record's Kafka timestamp, from which its ttl counts, in RFC 3339: 2030-01-01T00:00:00Z.  [default: now]",
 )
 def explain(admin: Admin, headers: tuple[str, ...], timestamp: str | None, **options: Any) -> None:
-    """Show what would become of a record if it were published now. Sends nothing.
+    """Show what would happen to a record if it were published now. Sends nothing.
 
     The record is in FILE (- is standard input), or the options make it, as for `cocoa admin send`. A header
     cocoa.<field> overrides the field of the value (docs/records.rst).

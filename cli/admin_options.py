@@ -95,7 +95,7 @@ def note(text: str) -> None:
 def note_missing(missing: object) -> None:
     """Print which servers did not answer."""
     if isinstance(missing, list) and missing:
-        note(f"No answer from: {', '.join(plain(name) for name in missing)}. What they know is not included.")
+        note(f"No answer from: {', '.join(plain(name) for name in missing)}. The result does not include them.")
 
 
 def admin_command(name: str) -> Callable[[Callable[..., None]], click.Command]:
@@ -188,7 +188,7 @@ def _given_token(option: str | None) -> str | None:
         return None
     token = given_secret(value or "", origin).strip()
     if not _SENDABLE.fullmatch(token):
-        raise WrongUsage(f"{origin}: it is no token: a token has neither blanks nor characters beyond ASCII.")
+        raise WrongUsage(f"{origin}: not a token: tokens contain only ASCII characters, without blanks.")
     return token
 
 

@@ -40,15 +40,15 @@ class Place(click.ParamType[tuple[int, int]]):
     "--limit",
     type=click.IntRange(1, MAX_LIMIT),
     metavar="N",
-    help=f"How many records of the list at most, 1 to {MAX_LIMIT:,}.  [default: 100]",
+    help=f"The most records to list, 1 to {MAX_LIMIT:,}.  [default: 100]",
 )
 @click.option("--value", "only_value", is_flag=True, help="Print the value of the record, and nothing else.")
 def quarantine(admin: Admin, place: tuple[int, int] | None, limit: int | None, only_value: bool) -> None:
     """List the records that were rejected, or show one.
 
-    The newest is the first. AT is when it was put there, FROM the record on its own topic. Values and headers are
-    shown to a token with the scope admin:text: 16 KiB of each value in the list, 2 MiB of a single one.
-    `cocoa admin requeue` puts a record back.
+    The newest comes first. AT is the time of the quarantine, FROM the record on its own topic. Values and headers
+    require the scope admin:text: 16 KiB of each value in the list, 2 MiB of a single one. `cocoa admin requeue` puts a
+    record back.
 
     Exit status 1 if there is no such record.
 
@@ -60,7 +60,7 @@ def quarantine(admin: Admin, place: tuple[int, int] | None, limit: int | None, o
     """
     if place is None:
         if only_value:
-            raise click.UsageError("--value goes with PARTITION/OFFSET.")
+            raise click.UsageError("--value requires PARTITION/OFFSET.")
         answer = admin.ask("GET", "/quarantine", {"limit": limit or 100})
         records = answer.value["records"]
         admin.show(answer, _listed(records))
@@ -68,7 +68,7 @@ def quarantine(admin: Admin, place: tuple[int, int] | None, limit: int | None, o
             note("No record is in quarantine.")
         return
     if limit is not None:
-        raise click.UsageError("--limit goes without PARTITION/OFFSET.")
+        raise click.UsageError("--limit and PARTITION/OFFSET are mutually exclusive.")
     try:
         answer = admin.ask("GET", f"/quarantine/{place[0]}/{place[1]}")
     except NotFound as error:
@@ -85,13 +85,13 @@ def quarantine(admin: Admin, place: tuple[int, int] | None, limit: int | None, o
     "--value",
     type=click.File("rb"),
     metavar="FILE",
-    help="A corrected value; - is standard input.  [default: as it was]",
+    help="A corrected value; - is standard input.  [default: unchanged]",
 )
 def requeue(admin: Admin, place: tuple[int, int], value: BinaryIO | None) -> None:
     """Put a record of the quarantine back on its topic, once.
 
-    PARTITION/OFFSET is from `cocoa admin quarantine`. With --value, the record's cocoa.* headers go. A record that is
-    still invalid stays where it is, and may be tried again. What is printed is the id for `cocoa admin trace`.
+    `cocoa admin quarantine` lists PARTITION/OFFSET. With --value, the record's cocoa.* headers are dropped. A record
+    that is still invalid is not requeued, and you can try again. The command prints the id for `cocoa admin trace`.
 
     Exit status 1 if there is no such record, if it was requeued before, or if it is still invalid.
 
@@ -119,7 +119,7 @@ def _print_value(record: Mapping[str, Any]) -> None:
     if record["is_cut"]:
         raise AdminError(f"the value has {record['value_bytes']:,} bytes, more than the API shows: read it from Kafka")
     if value is None:
-        raise AdminError("the token may not see values: Missing scope admin:text")
+        raise AdminError("the token does not permit reading values: Missing scope admin:text")
     if "\ufffd" in value:  # it stands for bytes that are not UTF-8
         raise AdminError("the value is not UTF-8: read it from Kafka")
     # A file gets the value as it is. A terminal must not obey it.

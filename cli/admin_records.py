@@ -69,7 +69,7 @@ def record_of(options: Mapping[str, Any], now: datetime | None = None) -> bytes:
     if len([name for name in given if name in _ADDRESSES]) != 1:
         raise WrongUsage("Give a FILE, or one of --device, --user, --group and --all.")
     if options["excluded"] and options["device_ids"]:
-        raise WrongUsage("--except goes with --user, --group or --all.")
+        raise WrongUsage("--except requires --user, --group or --all.")
     record = _address(options)
     if options["excluded"]:
         record["except"] = {"devices": list(options["excluded"])}

@@ -55,7 +55,9 @@ class StreamEnded(Exception):
     metavar="KIND",
     help=f"Only these: {', '.join(KINDS)}; repeatable.  [default: all]",
 )
-@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="End after so many events.  [default: go on]")
+@click.option(
+    "--limit", type=click.IntRange(min=1), metavar="N", help="Stop after this many events.  [default: until Ctrl-C]"
+)
 def tail(
     admin: Admin,
     device: str | None,
@@ -64,14 +66,14 @@ def tail(
     kinds: tuple[str, ...],
     limit: int | None,
 ) -> None:
-    """Print what happens to devices, as it happens, until Ctrl-C.
+    """Print the events of devices live, until Ctrl-C.
 
     One line per event, with --json one object: devices that connect, are refused or challenged, or leave, and each
-    message that a socket takes, with its text for a token with the scope admin:text. A line "lost" says that events
-    are missing, because they came too fast, or a server did not answer.
+    message that a socket takes; its text requires the scope admin:text. A line "lost" means that events are missing,
+    because there were too many, or a server did not answer.
 
-    If the stream ends, the command connects again, after a pause that grows up to 30 s. What happened in between is
-    not shown. Standard error says so.
+    If the stream ends, the command reconnects, after a delay that grows up to 30 s. Events in between are not shown.
+    Standard error says so.
 
     Exit status 1 if the first connection fails, or once the token has expired.
 
@@ -128,7 +130,7 @@ async def stream(client: AdminClient, route: str) -> AsyncGenerator[Event | None
                 except Unavailable as error:
                     raise StreamEnded(error.message, retry_after_s(response) or 0.0) from error
         if (head.header("Content-Type") or "").split(";")[0] != "text/event-stream":
-            raise AdminError(f"{client.where}: this is no stream of events")
+            raise AdminError(f"{client.where}: the answer is not an event stream")
         yield None
         parser, pieces = EventParser(), body_pieces(reader, head)
         while True:

@@ -27,15 +27,15 @@ REPEATS: Final = {
     default=10,
     show_default=True,
     metavar="N",
-    help="How many devices in each list.",
+    help="The most devices in each list.",
 )
 def top(admin: Admin, limit: int) -> None:
     """List the devices that need attention.
 
-    The slowest readers have the most messages that their sockets have not taken; then come the longest round trips of
-    a ping, the devices whose connections are refused or end soon, those that get the same message at the beginning of
-    each connection, because they never acknowledge it, and those whose boxes were full within the last day, with the
-    messages that were dropped. A list without a device is not shown.
+    The lists are: the slowest readers, with the messages that their sockets have not taken; the longest round trips of
+    a ping; devices whose connections are repeatedly refused or short; devices that get the same message on each
+    connection because they never acknowledge it; and devices whose full boxes have dropped messages within the last
+    day. Empty lists are not shown.
 
     \b
       cocoa admin top

@@ -208,7 +208,7 @@ def mint_token(
       cocoa mint-token --device-id doll-1 --claim iss=somebody-else
     An invalid token, whose device_id is a number:
       cocoa mint-token --device-id doll-1 --claim device_id=5
-    For an operator who may look, but neither change anything nor read messages:
+    For an operator who may neither change anything nor read messages:
       cocoa mint-token --admin --scope admin:read --subject night-watch
     """
     _check_usage(context, admin=admin)
