@@ -77,7 +77,9 @@ def devices(
     rows = answer.value["devices"]
     admin.show(answer, _device_lines(rows))
     if answer.value["next"] is not None:
-        note(f"There are more: use a higher --limit, or --after {plain(answer.value['next'])}")
+        count = answer.value.get("connected")  # a server of the last release does not say it
+        total = "" if count is None else f" ({count:,} connected{' members' if members else ''} in all)"
+        note(f"There are more{total}: use a higher --limit, or --after {plain(answer.value['next'])}")
     if not rows and any(each is not None for each in (user, group, prefix, after)):
         raise NotFound("no such device is known" if members else "no such device is connected")
     if not rows and not admin.as_json:
@@ -98,7 +100,7 @@ def _all_pages(admin: Admin, path: str, query: dict[str, str | None], after: str
         missing += [name for name in page["missing"] if name not in missing]
         left -= len(page["devices"])
         after = page["next"]
-    value = {"devices": rows, "next": after, "missing": missing}
+    value = answer.value | {"devices": rows, "next": after, "missing": missing}
     return Answer(json.dumps(value, ensure_ascii=False, separators=(",", ":")), value)
 
 

@@ -13,7 +13,7 @@ from ..rules.close_codes import DISCONNECTED
 from ..rules.departure import reconnect_notice
 from ..web.handlers import timestamp
 from .requests import Target, user_of, user_text
-from .rows import ConnectionRow, DeviceRow, Page, Selection, first_after, page_of
+from .rows import ConnectionRow, DeviceRow, FirstIds, Page, Selection, page_of
 from .servers import Topic
 
 CHUNK: Final = 2_000
@@ -62,12 +62,12 @@ class Connected:
 
     async def page(self, selection: Selection) -> Page:
         """A page of the devices that are connected here."""
-        devices, found = list(self._selected(selection)), list[str]()
+        devices, first = list(self._selected(selection)), FirstIds(selection)
         for begin in range(0, len(devices), CHUNK):
             if begin:
                 await asyncio.sleep(0)
-            found = first_after(selection, devices[begin : begin + CHUNK], found)
-        return page_of(found, selection.limit, self.row_of)
+            first.add(devices[begin : begin + CHUNK])
+        return page_of(first.ids, selection.limit, self.row_of, first.fitting)
 
     def row_of(self, device_id: str) -> DeviceRow | None:
         """One device; None: it is not connected here."""

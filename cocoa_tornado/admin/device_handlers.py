@@ -18,7 +18,7 @@ from .device import DEVICE, NOBODY, BoxRow, DeviceQuestion, empty, last_events, 
 from .device_messages import last_messages
 from .handlers import AdminHandler, expensive
 from .requests import MAX_RECONNECT_S, read_selection, read_target, user_of, whole_number
-from .rows import DeviceRow, Page, Selection, merge
+from .rows import DeviceRow, Page, Selection, connected, merge
 from .servers import PATIENCE_S
 
 MAILBOX_PATIENCE_S: Final = 10.0
@@ -33,7 +33,8 @@ class DevicesHandler(AdminHandler):
         selection = read_selection(self.request.query_arguments)
         pages, missing = await self.ask(DEVICES, selection)
         devices, after = merge(pages, selection.limit)
-        self.answer_struct(200, {"devices": devices, "next": after, "missing": missing})
+        body = {"devices": devices, "next": after, "connected": connected(pages), "missing": missing}
+        self.answer_struct(200, body)
 
 
 class MembersHandler(AdminHandler):
@@ -46,6 +47,7 @@ class MembersHandler(AdminHandler):
         user, group = (target.id, None) if kind == "users" else (None, target.id)
         selection = Selection(user=user, group=group, after=asked.after, limit=asked.limit)
         pages, missing = await self.ask(DEVICES, selection)
+        fitting = connected(pages)
         if self.admin.mailbox is not None:
             audience = of_user(user_of(target.id)) if kind == "users" else of_group(target.id)
             try:
@@ -55,7 +57,7 @@ class MembersHandler(AdminHandler):
                 self.refuse(503, "Mailbox not available", {"Retry-After": str(self.context.retry_after_s)})
                 return
         devices, after = merge(pages, selection.limit)
-        self.answer_struct(200, {"devices": devices, "next": after, "missing": missing})
+        self.answer_struct(200, {"devices": devices, "next": after, "connected": fitting, "missing": missing})
 
 
 class DeviceHandler(AdminHandler):

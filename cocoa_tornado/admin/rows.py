@@ -65,27 +65,45 @@ class Page(msgspec.Struct, frozen=True):
     """One server's devices.
 
     :ivar more: there are others behind the last one
+    :ivar connected: how many devices with connections to this server fit, over all pages; None: it does not say
     """
 
     devices: tuple[DeviceRow, ...]
     more: bool
+    connected: int | None = None
 
 
-def first_after(selection: Selection, device_ids: Iterable[str], found: Sequence[str] = ()) -> list[str]:
-    """Return the first ``limit`` + 1 ids of a page among ``device_ids`` and those already found, in order.
+class FirstIds:
+    """The first ``limit`` + 1 ids of a page, in order, among all that are added.
 
     The order of strings is that of their code points, which is the order of their bytes in UTF-8.
+
+    :ivar fitting: how many ids begin with the selection's prefix, those of other pages included
     """
-    after, prefix = selection.after, selection.prefix
-    fitting = [device_id for device_id in device_ids if device_id > after and device_id.startswith(prefix)]
-    return heapq.nsmallest(selection.limit + 1, [*found, *fitting])
+
+    def __init__(self, selection: Selection) -> None:
+        self._selection = selection
+        self.ids: list[str] = []
+        self.fitting = 0
+
+    def add(self, device_ids: Sequence[str]) -> None:
+        """Add some of the ids."""
+        after, prefix = self._selection.after, self._selection.prefix
+        if prefix:
+            device_ids = [device_id for device_id in device_ids if device_id.startswith(prefix)]
+        self.fitting += len(device_ids)
+        later = [device_id for device_id in device_ids if device_id > after]
+        self.ids = heapq.nsmallest(self._selection.limit + 1, [*self.ids, *later])
 
 
-def page_of(device_ids: Sequence[str], limit: int, row_of: Callable[[str], DeviceRow | None]) -> Page:
+def page_of(
+    device_ids: Sequence[str], limit: int, row_of: Callable[[str], DeviceRow | None], connected: int | None = None
+) -> Page:
     """Make the rows of a page, as long as they are not too many bytes.
 
     :param device_ids: in order, one more than ``limit`` if there are others
     :param row_of: None: the device has gone meanwhile
+    :param connected: see :class:`Page`
     """
     rows: list[DeviceRow] = []
     size = 0
@@ -95,8 +113,8 @@ def page_of(device_ids: Sequence[str], limit: int, row_of: Callable[[str], Devic
             rows.append(row)
             size += len(msgspec.json.encode(row))
         if size >= MAX_PAGE_BYTES:
-            return Page(tuple(rows), device_id != device_ids[-1])
-    return Page(tuple(rows), len(device_ids) > limit)
+            return Page(tuple(rows), device_id != device_ids[-1], connected)
+    return Page(tuple(rows), len(device_ids) > limit, connected)
 
 
 def merge(pages: Iterable[Page], limit: int) -> tuple[list[DeviceRow], str | None]:
@@ -114,6 +132,17 @@ def merge(pages: Iterable[Page], limit: int) -> tuple[list[DeviceRow], str | Non
     known = sorted(device_id for device_id in by_id if not horizons or device_id <= min(horizons))
     rows = [_joined(by_id[device_id]) for device_id in known[:limit]]
     return rows, rows[-1].device_id if rows and (horizons or len(known) > limit) else None
+
+
+def connected(pages: Iterable[Page]) -> int | None:
+    """How many connected devices fit, over all servers. A device that several servers have connections of counts at
+    each. None: a server does not say."""
+    total = 0
+    for page in pages:
+        if page.connected is None:
+            return None
+        total += page.connected
+    return total
 
 
 def _joined(rows: Sequence[DeviceRow]) -> DeviceRow:

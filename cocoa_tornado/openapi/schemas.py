@@ -94,6 +94,12 @@ SCHEMAS: Final[dict[str, Node]] = {
         {
             "devices": array(ref("Device")),
             "next": nullable(text("The after of the next page; null: this is the last")),
+            "connected": nullable(
+                whole(
+                    "How many connected devices fit, over all pages and the servers that have answered; one with"
+                    " connections to several servers counts at each. Null: a server of an earlier release has answered"
+                )
+            ),
             "missing": ref("Missing"),
         }
     ),

@@ -47,7 +47,8 @@ async def test_devices_follows_the_pages_up_to_the_limit(gateway: Harness, monke
     result = await run(gateway, "devices", "--limit", "3", "--json")
     assert [row["device_id"] for row in json.loads(result.stdout)["devices"]] == ["doll-0", "doll-1", "doll-2"]
     assert (json.loads(result.stdout)["next"], result.exit_code) == ("doll-2", 0)
-    assert "--after doll-2" in result.stderr
+    assert result.stderr == "There are more (5 connected in all): use a higher --limit, or --after doll-2\n"
+    assert (json.loads(result.stdout)["connected"], everything["connected"]) == (5, 5)
     assert [words(line)[0] for line in (await done(gateway, "devices", "--after", "doll-2"))[1:]] == [
         "doll-3",
         "doll-4",

@@ -180,10 +180,12 @@ async def test_any_server_lists_the_devices_of_all(two_admins: Two) -> None:
             _, body, _ = await ask(gateway, "GET", f"/devices?limit={limit}&after={after}")
             seen += ids(body)
             after = body["next"]
-            assert body["missing"] == []
+            assert (body["connected"], body["missing"]) == (6, [])
             assert {row["connections"][0]["server"] for row in body["devices"]} <= {"a", "b"}
         assert seen == [f"doll-{number}" for number in range(6)]
         assert after is None
+        for query, fitting in (("prefix=doll-3", 1), ("user=99", 6), ("group=kitchen", 0), ("user=99&prefix=b", 0)):
+            assert (await ask(gateway, "GET", f"/devices?limit=1&{query}")).body["connected"] == fitting
 
 
 async def test_any_server_closes_the_connections_of_all(two_admins: Two) -> None:
@@ -226,6 +228,7 @@ async def test_members_are_listed_connected_or_not_where_there_is_a_mailbox(star
         status, body, _ = await ask(gateway, "GET", "/groups/k%C3%BC%2Fche/devices")
         assert (status, ids(body), body["next"], body["missing"]) == (200, expected, None, [])
         assert [bool(row["connections"]) for row in body["devices"]] == [each != "away" for each in expected]
+        assert body["connected"] == 2
         assert ids((await ask(gateway, "GET", "/users/99/devices"))[1]) == ["doll-1"]
         assert ids((await ask(gateway, "GET", "/users/%2299%22/devices"))[1]) == [
             each for each in expected if each != "doll-1"

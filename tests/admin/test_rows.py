@@ -11,9 +11,10 @@ from cocoa_tornado.admin.rows import (
     MAX_PAGE_BYTES,
     ConnectionRow,
     DeviceRow,
+    FirstIds,
     Page,
     Selection,
-    first_after,
+    connected,
     merge,
     page_of,
 )
@@ -36,7 +37,10 @@ def row(device_id: str, server: str = "a", number: int = 1, groups: tuple[str, .
 
 
 def page(device_ids: set[str], selection: Selection, server: str = "a") -> Page:
-    return page_of(first_after(selection, device_ids), selection.limit, lambda device_id: row(device_id, server))
+    first, all_ids = FirstIds(selection), list(device_ids)
+    for at in range(0, len(all_ids), 3):
+        first.add(all_ids[at : at + 3])
+    return page_of(first.ids, selection.limit, lambda device_id: row(device_id, server), first.fitting)
 
 
 @given(st.lists(st.sets(ids, max_size=8), max_size=4), st.integers(1, 4), st.sampled_from(["", "a", "ö"]))
@@ -47,7 +51,9 @@ def test_the_pages_of_all_servers_have_every_device_once_and_in_the_order_of_its
     after: str | None = ""
     while after is not None:
         selection = Selection(prefix=prefix, after=after, limit=limit)
-        rows, after = merge([page(devices, selection, f"{at}") for at, devices in enumerate(servers)], limit)
+        pages = [page(devices, selection, f"{at}") for at, devices in enumerate(servers)]
+        assert connected(pages) == sum(each.startswith(prefix) for devices in servers for each in devices)
+        rows, after = merge(pages, limit)
         assert len(rows) <= limit
         seen += [each.device_id for each in rows]
         for each in rows:
@@ -69,6 +75,11 @@ def test_a_page_ends_before_it_is_too_large_and_the_next_goes_on() -> None:
     assert 0 < len(made.devices) < 200
     assert MAX_PAGE_BYTES <= len(msgspec.json.encode(made.devices)) < 2 * MAX_PAGE_BYTES
     assert merge([made], 200)[1] == made.devices[-1].device_id
+
+
+def test_how_many_are_connected_is_unknown_if_a_server_does_not_say() -> None:
+    assert connected([Page((), False, 3), Page((), False, 0)]) == 3
+    assert connected([Page((), False, 3), Page((), False)]) is None
 
 
 def test_a_device_that_has_gone_meanwhile_has_no_row() -> None:

@@ -80,11 +80,11 @@ export function render(main, {query, signal}) {
     draw(answer);
   }
 
-  function draw({devices, next, missing}) {
+  function draw({devices, next, connected, missing}) {
     show(notes, missingNote(missing));
     refresh(list, devices.length ? table("Devices", COLUMNS, devices) : empty());
     const isWhole = !next && !query.after;
-    show(side, isWhole ? plural(devices.length, "device") : `${plural(devices.length, "device")} on this page`);
+    show(side, isWhole ? plural(devices.length, "device") : [`${plural(devices.length, "device")} on this page`, connected !== null && connected !== undefined && `${number(connected)} connected`].filter(Boolean).join(", "));
     pager.hidden = isWhole;
     refresh(
       pager,
