@@ -18,23 +18,22 @@ from ..rules.backoff import Backoff
 from ..rules.box import LANES, Box, LaneName, Numbers, PageLimits, Position, StoredMessage
 from ..rules.claims import FencingToken
 from ..rules.cursors import acknowledged_cursor, gap_notice, read_cursor, with_cursor
-from ..rules.feed import Feed, Page
+from ..rules.feed import Page
 from ..rules.frames import text_frame
 from ..rules.terms import Later, Terms
-from ..rules.trace_memory import Outcome
 from .box_reader import BoxReader
 from .mail import Mail, retry_delays
 from .making_room import OutboxLimits
 from .outlet import Outlet
 from .questions import LOOK, Ack, Arrived
 from .queue import Queued
-from .transients import Transient, Transients
+from .transient_feed import CATCHING_UP, TransientFeed
+from .transients import Transient, place
 
 Awaited: TypeAlias = "asyncio.Future[Box] | asyncio.Future[list[Page]]"
 
 NORMAL: Final[LaneName] = "normal"
 HIGH: Final[LaneName] = "high"
-CATCHING_UP: Final = "catching_up"
 _NOT_STORED: Final = Terms(number=0)
 
 _NEW: Final = tuple.__new__
@@ -82,7 +81,7 @@ class BoxFeed:
         self._refresh_at = 0.0
         # The newest message of each collapse key that was stored since the question that is under way.
         self._collapsed: dict[str, tuple[LaneName, int]] | None = None
-        self._transients: Transients | None = None  # while some wait
+        self._transients = TransientFeed(mail, outlet, self._reader, device_id)
 
     def __repr__(self) -> str:
         return f"<BoxFeed {self._device_id!r} {self._reader!r}>"
@@ -133,10 +132,7 @@ class BoxFeed:
         :param audiences: if this was the device's last connection, which it is known for some time after
         """
         self._is_closed, self._asked = True, None  # an answer to come refers to this feed: there is no reference cycle
-        if self._transients is not None:
-            for _, _, body, timestamp_ms, _, _ in self._transients.take_all():
-                self._drop(CATCHING_UP, body, timestamp_ms, "not_connected")
-            self._transients = None
+        self._transients.close()
         early, self._reader.early = self._reader.early, None
         if early is not None:
             self._mail.late_acks.add(self._device_id, early, self._outlet.who())
@@ -159,8 +155,7 @@ class BoxFeed:
 
         :param queued: what was in the outbox, in its order
         """
-        reader, transients = self._reader, self._transients
-        self._transients = None
+        reader, transients = self._reader, self._transients.take_all()
         left: list[tuple[Queued, int | None]] = []
         following = {lane: reader.feed(lane).position + 1 for lane in LANES}
         for waiting in reversed(queued):
@@ -171,7 +166,7 @@ class BoxFeed:
             elif terms.number >= reader.least_ticket:
                 following[lane] = reader.number(terms.number)
         left.reverse()
-        for _, after, body, timestamp_ms, terms, _ in () if transients is None else transients.take_all():
+        for _, after, body, timestamp_ms, terms, _ in transients:
             left.append(((body, timestamp_ms, terms), after))
         return [waiting for waiting, _ in left], [after for _, after in left]
 
@@ -199,14 +194,13 @@ class BoxFeed:
         else:
             if options.priority == "high":
                 lane, feed = HIGH, reader.high
-            terms = _terms(options, expires_ms, reader.ticket(number))
-            if options.collapse_key is not None:
-                self._replace(options.collapse_key, lane, number, is_queued=number <= feed.position)
+            key = options.collapse_key
+            terms = Terms("", options.priority, expires_ms, key, options.id, reader.ticket(number))
+            if key is not None:
+                self._replace(key, lane, number, is_queued=number <= feed.position)
         is_next = feed.stored(number)
-        if self._transients is not None:
-            self._transients.place(lane, number - 1)
-            if is_next:
-                self._release(lane, number)
+        if self._transients.waiting is not None:
+            self._transients.stored(lane, number, is_next=is_next)
         if not is_next:
             self._ask()
         elif not self._queue(lane, number, payload, timestamp_ms, terms):
@@ -225,11 +219,7 @@ class BoxFeed:
             normal, high = reader.normal.settled + 1, reader.high.settled + 1
             normal, high = (normal, number) if lane == HIGH else (number, high)
             self._outlet.collapse(key, Numbers(reader.ticket(normal), reader.ticket(high)))
-        if self._transients is not None:
-            collapsed = self._transients.collapse(key)
-            self._mail.counters.collapsed += len(collapsed)
-            for _, _, body, timestamp_ms, _, _ in collapsed:
-                self._mail.note(self._device_id, body, timestamp_ms, "collapsed")
+        self._transients.collapse(key)
         if self._asked is not None:  # the answer may have the message that this one replaces
             self._collapsed = self._collapsed or {}
             self._collapsed[key] = (lane, number)
@@ -243,18 +233,11 @@ class BoxFeed:
             if lowest:
                 reader.withdrawn(lowest)
                 for waiting in transient:
-                    self._wait_again(*waiting)
+                    self._transients.put_back(*waiting)
                 is_queued = outlet.offer(body, timestamp_ms, terms)
         if is_queued:
             reader.pushed(lane, number)
         return is_queued
-
-    def _wait_again(self, body: bytes, timestamp_ms: int, terms: Terms | None, ticket: int) -> None:
-        """A transient message was taken out of the outbox, together with the stored one before it."""
-        if terms is None or terms.interim_of:
-            self._drop("interim", body, timestamp_ms)
-        else:
-            self._let_wait(Transient(NORMAL, self._reader.number(ticket), body, timestamp_ms, terms))
 
     def suggest(
         self,
@@ -269,83 +252,33 @@ class BoxFeed:
 
         :param after: see ``hub.Client``; :param later: likewise
         """
-        terms = _NOT_STORED if terms is None else terms._replace(number=0)
+        terms = _NOT_STORED if terms is None else _NEW(Terms, (*terms[:-1], 0))
         lane = HIGH if terms.priority == "high" else NORMAL
-        reader = self._reader
+        reader, transients = self._reader, self._transients
         if self._is_closed:
-            self._drop("interim" if terms.interim_of else CATCHING_UP, payload, timestamp_ms, "not_connected")
+            transients.drop("interim" if terms.interim_of else CATCHING_UP, payload, timestamp_ms, "not_connected")
             return
         if self._mail.mailbox.epoch != reader.epoch:
             self._follow()
         feed = reader.high if lane == HIGH else reader.normal
-        if after is None:
-            is_settled = later is None or feed.settled >= feed.position
-            if is_settled and feed.position >= feed.last and reader.knows_all:  # nearly always
-                if terms.collapse_key is None:
-                    self._send_transient(payload, timestamp_ms, terms)
-                    return
-            elif terms.interim_of and not (reader.knows_all and feed.is_live):
-                self._drop("interim", payload, timestamp_ms)  # wherever its place is: that takes time to find
-                return
-            elif later is not None:
-                after = self._before(later(lane), feed)
-        last = feed.last if after is None else after
-        if feed.opened and last > feed.last:  # something was stored that the feed does not know of
-            reader.look_again()
-        knows_all = reader.knows_all
+        is_settled = after is None and (later is None or feed.settled >= feed.position)
+        if is_settled and feed.position >= feed.last and reader.knows_all and terms.collapse_key is None:
+            transients.send(payload, timestamp_ms, terms)  # nearly always
+            return
+        fate, last, after = place(reader, lane, terms, after, later)
         if terms.collapse_key is not None and not terms.interim_of:
             self._replace(terms.collapse_key, lane, last + 1)
-        if knows_all and feed.is_live and feed.position <= last:
-            self._send_transient(payload, timestamp_ms, terms)
-        elif terms.interim_of:
-            self._drop("interim", payload, timestamp_ms)
-        elif last < 0 or (feed.opened and last < feed.position):  # later ones may have been read from the box
-            self._drop(CATCHING_UP, payload, timestamp_ms)
-        else:
-            place = last if knows_all or after is not None else None
-            self._let_wait(Transient(lane, place, payload, timestamp_ms, terms, later if place is None else None))
+        if fate == "send":
+            transients.send(payload, timestamp_ms, terms)
+        elif fate == "wait":
+            transients.keep(Transient(lane, after, payload, timestamp_ms, terms, later if after is None else None))
             self._ask()
-
-    @staticmethod
-    def _before(first: int | None, feed: Feed) -> int | None:
-        """The number before that of the first later message, which may have been read from the box already.
-
-        :return: None: there is no later message; -1: what comes before it is unknown
-        """
-        if first is None:
-            feed.settled = max(feed.settled, feed.position)
-            return None
-        return first - 1
-
-    def _let_wait(self, message: Transient) -> None:
-        if self._transients is None:
-            self._transients = Transients()
-        if not self._transients.add(message):
-            self._drop(CATCHING_UP, message.body, message.timestamp_ms)
-
-    def _drop(self, reason: str, body: bytes, timestamp_ms: int, outcome: Outcome = "overflow") -> None:
-        self._mail.drop(reason, self._device_id, body, timestamp_ms, outcome)
+        else:
+            transients.drop("interim" if fate == "interim" else CATCHING_UP, payload, timestamp_ms)
 
     def is_waiting(self, payload: bytes, timestamp_ms: int) -> bool:
         """Whether a transient message waits here."""
-        return self._transients is not None and self._transients.has(payload, timestamp_ms)
-
-    def _send_transient(self, payload: bytes, timestamp_ms: int, terms: Terms) -> None:
-        if terms.interim_of:
-            self._outlet.send(payload, timestamp_ms, terms)
-        elif not self._outlet.offer(payload, timestamp_ms, terms):
-            self._drop("overflow", payload, timestamp_ms)
-
-    def _release(self, lane: LaneName, number: int | None = None) -> None:
-        """Queue the transient messages of a lane that wait and come before a number; None: all of them."""
-        transients = self._transients
-        if transients is None:
-            return
-        released = transients.take_all(lane) if number is None else transients.take_before(lane, number)
-        for _, _, body, timestamp_ms, terms, _ in released:
-            self._send_transient(body, timestamp_ms, terms)
-        if self._transients is transients and not transients:
-            self._transients = None
+        return self._transients.has(payload, timestamp_ms)
 
     # -- from the connection
 
@@ -439,8 +372,7 @@ class BoxFeed:
         mailbox = self._mail.mailbox
         if self._reader.follow(mailbox.epoch, mailbox.key):
             self._asked = None
-            if self._transients is not None:
-                self._transients.forget_places()
+            self._transients.forget_places()
 
     def _ask(self) -> None:
         reader, mailbox = self._reader, self._mail.mailbox
@@ -448,10 +380,8 @@ class BoxFeed:
             return
         if mailbox.epoch != reader.epoch:
             self._follow()
-        if self._transients is not None:
-            for lane in LANES:
-                if reader.is_caught_up(lane):
-                    self._release(lane)
+        if self._transients.waiting is not None:
+            self._transients.release_caught_up()
         if self._is_waiting or not reader.may_ask:
             return
         outlet = self._outlet
@@ -498,54 +428,29 @@ class BoxFeed:
     def _take(self, result: Box | list[Page]) -> None:
         if isinstance(result, list):
             arrived = self._reader.arrived(result)
-            if self._transients is not None:
-                self._find_places()
+            self._transients.find_places()
             self._deliver(arrived)
             self._reader.delivered()
         else:
             self._take_look(result)
-            if self._transients is not None:
-                self._find_places()
-
-    def _find_places(self) -> None:
-        """An answer has arrived: the transient messages before it come after all that it has shown."""
-        reader, transients = self._reader, self._transients
-        if transients is not None and not reader.wants_look:
-            for lane in LANES:
-                for _, _, body, timestamp_ms, _, _ in transients.place_up_to(lane, reader.feed(lane).last):
-                    self._drop(CATCHING_UP, body, timestamp_ms)
+            self._transients.find_places()
 
     def _take_look(self, result: Box) -> None:
         reader = self._reader
         was_open, epoch = reader.normal.opened, reader.epoch
         missed, ack = reader.looked(result, self._mail.mailbox.key)
         if not was_open and not reader.stands_by:
-            self._note_loop(result)
-        if self._transients is not None:
-            if was_open and reader.epoch != epoch:
-                self._transients.forget_places()
-            elif not was_open:
-                self._drop_overtaken(self._transients)
+            begin = Numbers(reader.normal.position, reader.high.position)
+            self._mail.note_begin(self._device_id, result, begin)
+        if not was_open:
+            self._transients.drop_overtaken()
+        elif reader.epoch != epoch:
+            self._transients.forget_places()
         if missed:
             self._mail.counters.gaps += 1
             self._outlet.send(text_frame(gap_notice(missed)), 0, Terms(priority="high"))
         if ack is not None:
             self._carry_out(ack)
-
-    def _drop_overtaken(self, transients: Transients) -> None:
-        """It has turned out where the connection begins: an earlier one was sent messages that come after these."""
-        for lane in LANES:
-            for _, _, body, timestamp_ms, _, _ in transients.take_before(lane, self._reader.feed(lane).position):
-                self._drop(CATCHING_UP, body, timestamp_ms)
-
-    def _note_loop(self, box: Box) -> None:
-        """For operators: whether the connection begins with messages that were written on an earlier one."""
-        reader, loops = self._reader, self._mail.loops
-        begin = Numbers(reader.normal.position, reader.high.position)
-        if any(max(begin[name == HIGH], box.lane(name).gone) < box.lane(name).written for name in LANES):
-            loops.note(self._device_id, self._mail.wall_clock(), (box.epoch, begin))
-        else:
-            loops.forget(self._device_id)
 
     def _deliver(self, arrived: Arrived) -> None:
         """Queue what fits in the outbox."""
@@ -561,8 +466,8 @@ class BoxFeed:
     ) -> None:
         reader, counters = self._reader, self._mail.counters
         for number, payload, _, expires_ms, key in messages:
-            if self._transients is not None:
-                self._release(lane, number)
+            if self._transients.waiting is not None:
+                self._transients.release(lane, number)
             if key is not None:
                 routed = collapsed.get(key)
                 if _is_older((lane, number), routed):
@@ -585,7 +490,3 @@ def _is_older(one: tuple[LaneName, int], other: tuple[LaneName, int] | None) -> 
 def page_limits(limits: OutboxLimits) -> PageLimits:
     """Half of the outbox stays free for what is stored while the page is written."""
     return PageLimits(max(1, min(100, limits.max_messages // 2)), max(1, min(256 * 1024, limits.max_bytes // 2)))
-
-
-def _terms(options: Options, expires_ms: int, ticket: int) -> Terms:
-    return Terms("", options.priority, expires_ms, options.collapse_key, options.id, ticket)

@@ -16,7 +16,7 @@ from ..errors import MailboxClosed, MailboxError
 from ..mailboxes.port import Mailbox
 from ..rules.audiences import Audience
 from ..rules.backoff import Backoff
-from ..rules.box import Box, Position
+from ..rules.box import LANES, Box, Numbers, Position
 from ..rules.claims import FencingToken
 from ..rules.rate import LineBudget, RateLimit
 from ..rules.repeats import Repeats
@@ -82,6 +82,16 @@ class Mail:
         """Note the outcome of a message that is in no box."""
         if self.memory is not None:
             self.memory.note(body, timestamp_ms, device_id, outcome)
+
+    def note_begin(self, device_id: str, box: Box, begin: Numbers) -> None:
+        """For operators: whether a connection begins with messages that were written on an earlier one.
+
+        :param begin: the positions after which it begins
+        """
+        if any(max(begin[name == "high"], box.lane(name).gone) < box.lane(name).written for name in LANES):
+            self.loops.note(device_id, self.wall_clock(), (box.epoch, begin))
+        else:
+            self.loops.forget(device_id)
 
     def refuse_ack(self, who: dict[str, object]) -> None:
         """An acknowledgement has a cursor that is not the device's."""

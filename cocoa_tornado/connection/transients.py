@@ -7,10 +7,12 @@ message waits here, in its place among the numbers of its lane.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 from ..rules.box import LaneName
+from ..rules.feed import Feed
 from ..rules.terms import Later, Terms
+from .box_reader import BoxReader
 
 MOST_MESSAGES: Final = 64
 MOST_BYTES: Final = 128 * 1024
@@ -105,3 +107,53 @@ class Transients:
             self._waiting = [waiting for waiting in self._waiting if not wanted(waiting)]
             self._bytes -= sum(len(waiting.body) for waiting in taken)
         return taken
+
+
+class Place(NamedTuple):
+    """Where a transient message belongs, and what becomes of it.
+
+    :ivar fate: ``send`` it now; let it ``wait`` for what was stored before it; drop it as an ``interim``, or because it
+        is ``late``: later ones may have been sent
+    :ivar last: the number of the stored message before it, as far as that is known
+    :ivar after: as in :class:`Transient`
+    """
+
+    fate: Literal["send", "wait", "interim", "late"]
+    last: int
+    after: int | None = None
+
+
+def place(reader: BoxReader, lane: LaneName, terms: Terms, after: int | None, later: Later | None) -> Place:
+    """Find the place of a message that was routed just now.
+
+    :param after: see ``hub.Client.suggest``; :param later: likewise
+    """
+    feed = reader.feed(lane)
+    is_settled = later is None or feed.settled >= feed.position
+    if after is None and not (is_settled and feed.position >= feed.last and reader.knows_all):
+        if terms.interim_of and not (reader.knows_all and feed.is_live):
+            return Place("interim", feed.last)  # wherever its place is: that takes time to find
+        if later is not None:
+            after = _before(later(lane), feed)
+    last = feed.last if after is None else after
+    if feed.opened and last > feed.last:  # something was stored that the feed does not know of
+        reader.look_again()
+    knows_all = reader.knows_all
+    if knows_all and feed.is_live and feed.position <= last:
+        return Place("send", last)
+    if terms.interim_of:
+        return Place("interim", last)
+    if last < 0 or (feed.opened and last < feed.position):  # later ones may have been read from the box
+        return Place("late", last)
+    return Place("wait", last, last if knows_all or after is not None else None)
+
+
+def _before(first: int | None, feed: Feed) -> int | None:
+    """The number before that of the first later message, which may have been read from the box already.
+
+    :return: None: there is no later message; -1: what comes before it is unknown
+    """
+    if first is None:
+        feed.settled = max(feed.settled, feed.position)
+        return None
+    return first - 1

@@ -293,7 +293,7 @@ class Delivering(RuleBasedStateMachine):
         self.hear(frames)
 
     def _waits_for_its_place(self) -> bool:
-        transients = None if self.ours._box is None else self.ours._box._transients
+        transients = None if self.ours._box is None else self.ours._box._transients.waiting
         return transients is not None and any(each.after is None for each in transients._waiting)
 
     def _store_in_one_turn(self, messages: list[Priority]) -> None:
@@ -382,7 +382,7 @@ class Delivering(RuleBasedStateMachine):
         assert box._reader.normal.is_live
         assert box._reader.high.is_live
         assert not len(self.ours.protocol.outbox)
-        assert box._transients is None
+        assert box._transients.waiting is None
         got = set(self.got)
         reads = [LaneRead(lane, 0, ALL) for lane in LANES]
         places = {place: text for text, place in self.stored.items()}
