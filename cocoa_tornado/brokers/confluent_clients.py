@@ -20,8 +20,8 @@ from .kafka_oauth import ClientCredentials
 from .kafka_options import KafkaOptions
 
 REQUEST_TIMEOUT_MS = 10_000  # of one request; a broker that does not answer for this long counts as dead
-# While all brokers are away, librdkafka begins again with this pause at each bootstrap: with its default of 100 ms a
-# client connects some 20 times a second.
+# While all brokers are unreachable, librdkafka begins again with this pause at each bootstrap: with its default of 100
+# ms a client connects some 20 times a second.
 RECONNECT_MS = 250
 RECONNECT_MAX_MS = 1_000  # librdkafka's own cap of 10 s would delay the return to a restarted broker
 CALL_S = 3.0  # one request of the admin client or the producer
@@ -85,7 +85,7 @@ _RETRIABLE = _UNKNOWN_TOPIC | {
 
 
 class Trouble:
-    """What a client's error callback has reported since the last success. Used by one thread at a time."""
+    """The errors that a client's callback has reported since the last success. Used by one thread at a time."""
 
     def __init__(self) -> None:
         self._latest: KafkaError | None = None

@@ -49,7 +49,7 @@ def numbers(consumer: Consumer, topic: str) -> list[int]:
 
 
 def committed(consumer: Consumer, topic: str, partitions: Collection[int]) -> dict[int, Committed | None]:
-    """What the consumer's group has committed."""
+    """Return the offsets that the consumer's group has committed."""
     found = whole(consumer.committed(named(topic, partitions), timeout=CALL_S))
     return {where.partition: Committed(where.offset, _mark(where)) if where.offset >= 0 else None for where in found}
 

@@ -93,7 +93,7 @@ class Availability:
         return news
 
     def standby(self, group: str, reader: str) -> None:
-        """Another member of the group reads; logged likewise."""
+        """Another member of the group reads. Logged like :meth:`down`."""
         if self._enter(BrokerState.STANDBY, "standby", f"group {group} is in use by {reader}"):
             log.warning("consumer group in use", extra={"group": group, "reader": reader, "detail": STANDBY})
 
@@ -104,7 +104,7 @@ class Availability:
                 self._state, self._detail, self._kind = BrokerState.CONNECTING, "about to join the group", ""
 
     def shared(self, group: str, other_reader: str) -> None:
-        """Another member that joined later takes some of the records; logged likewise."""
+        """Another member that joined later takes some of the records. Logged like :meth:`down`."""
         if self._enter(BrokerState.SHARED, "shared", f"group {group} is shared with {other_reader}"):
             log.warning("consumer group shared", extra={"group": group, "other_reader": other_reader, "detail": SHARED})
 

@@ -73,7 +73,7 @@ def bound_consumer(consumer: Any, bounds: Bounds) -> None:
 
 
 def held_bytes(fetcher: Any) -> int:
-    """What is fetched and unread, except the batch being read. Thread-safe."""
+    """The bytes that are fetched and unread, except those of the batch being read. Thread-safe."""
     waiting = [*fetcher._completed_fetches.copy(), *fetcher._paused_completed_fetches.copy().values()]
     return sum(len(fetch.partition_data.records or b"") for fetch in waiting)
 

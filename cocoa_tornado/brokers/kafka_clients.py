@@ -277,7 +277,7 @@ def _oldest_ms(admin: KafkaClient, topic: str, partitions: list[int]) -> int | N
 
 
 def commit(producer: KafkaClient) -> None:
-    """Commit its transaction. Raises a KafkaError, after which that may have been committed all the same.
+    """Commit its transaction. After a KafkaError, it may nevertheless have been committed.
 
     kafka-python's own method waits without a limit while no broker answers.
     """

@@ -128,7 +128,7 @@ class KafkaFacade(ABC):
         return await self._look_into(lambda: record_at(self._options, self._asking_clients, partition, offset))
 
     async def _look_into(self, question: Callable[[], T]) -> T:
-        """Ask on a thread of its own. That goes on if the caller no longer waits."""
+        """Run a request on a thread of its own, which continues even if the caller no longer waits."""
         if self._closed:
             raise BrokerClosed("the broker is closed")
         self._looking = [each for each in self._looking if not each.done()]

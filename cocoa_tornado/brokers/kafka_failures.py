@@ -1,4 +1,4 @@
-"""What the errors of kafka-python mean."""
+"""Interprets the errors of kafka-python."""
 
 from __future__ import annotations
 

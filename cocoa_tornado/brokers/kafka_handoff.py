@@ -110,7 +110,7 @@ class Handoff:
                 span.done_one()
 
     def begin_again(self) -> None:
-        """The log is read again from its beginning: from now on, recognize what was handed over recently."""
+        """The log is read again from its beginning: from now on, recognize records that were handed over recently."""
         self._repeats, self.recent = self.recent.repeats(), Recent()
         if self._repeats:
             self._repeated = set(self._not_done)

@@ -30,7 +30,7 @@ class KafkaOptions:
         devices, so they would miss what another member reads
     :ivar create_topics: create missing topics; otherwise, wait for them
     :ivar partitions: of a created topic; -1: the broker's default
-    :ivar replication: likewise
+    :ivar replication: of a created topic; -1: the broker's default
     :ivar ssl_ca: PEM file of the authorities to trust; None: those of the system
     :ivar ssl_cert: PEM file of the client's certificate chain, for mutual TLS
     :ivar oauth_token_url: where client credentials are exchanged for an access token (OAUTHBEARER)

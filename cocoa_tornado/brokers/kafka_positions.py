@@ -60,7 +60,7 @@ class Plan(NamedTuple):
 
 @dataclass(slots=True)
 class History:
-    """What this process knows of the results topic from the partitions that it has read.
+    """This process's knowledge of the results topic, from the partitions that it has read.
 
     :ivar log: the log that was read last; None if there was none
     :ivar earlier: ids of the logs that it has replaced

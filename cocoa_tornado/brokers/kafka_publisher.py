@@ -172,7 +172,8 @@ class Publisher:
         return self._clients.look_at(topic)
 
     def close(self, timeout_s: float) -> dict[str, int]:
-        """Accept no more, flush for at most ``timeout_s``, end the thread; blocks. Return what was lost, by topic.
+        """Accept no more, flush for at most ``timeout_s``, end the thread; blocks. Return the number of lost records,
+        by topic.
 
         For records that could not be published, ``on_end`` gets BrokerClosed.
         """

@@ -97,12 +97,12 @@ class BrokerCounters:
 
 @dataclass(frozen=True, slots=True)
 class RecordAt:
-    """What is at an offset of a partition of the results topic.
+    """The result of looking at an offset of the results topic.
 
     :ivar row: None: no record, or none any more
     :ivar first: the partition's oldest offset; :ivar end: the one behind its newest; both 0 if there is no such
         partition
-    :ivar committed: the offset that the consumer group reads next, as far as it is committed; None: it is unknown
+    :ivar committed: the consumer group's committed offset, where it reads next; None: unknown
     """
 
     row: Row | None

@@ -23,7 +23,7 @@ class ConsoleContext:
 
 
 class ConsoleHandler(GatewayErrors):
-    """One file. It is the same for everyone and holds no data, so it needs no token."""
+    """Serves one file. It needs no token, because it is the same for all clients and contains no data."""
 
     def initialize(self, context: WebContext, console: ConsoleContext) -> None:  # type: ignore[override]  # one more
         super().initialize(context)

@@ -56,7 +56,7 @@ class PendingJoin:
 class GroupLimits:
     """The limits of a group. A single call may exceed them.
 
-    :ivar max_marks: the largest number of devices whose marks are stored with a group, and likewise their joins
+    :ivar max_marks: the largest number of devices whose marks, or joins, are stored with a group
     """
 
     max_entries: int

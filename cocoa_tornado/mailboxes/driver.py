@@ -269,7 +269,7 @@ class Driver:
 
     async def _fan_out(self) -> None:
         """One step, so that a fan-out delays the next group by no more than that. A group that is due goes first, but a
-        fan-out goes on under any load. There is no rest while a call waits for a fan-out to be complete."""
+        fan-out makes progress under any load. There is no rest while a call waits for a fan-out to be complete."""
         self._note_fan_outs()
         if not self._fan_out_is_due:
             return

@@ -23,5 +23,5 @@ def count(entries: Iterable[Entry | FanOut]) -> int:
 
 
 def may_begin(more: int, under_way: int) -> bool:
-    """Whether so many more may begin. They may if nothing is under way, however many they are."""
+    """Whether this many more may begin. Any number may if none is in progress."""
     return not more or not under_way or under_way + more <= FAN_OUTS_UNDER_WAY

@@ -118,7 +118,7 @@ class NamedMessage(NamedTuple):
 
 
 class NamedPage(NamedTuple):
-    """:ivar cursor: where to go on; 0: that was all"""
+    """:ivar cursor: where the next page begins; 0: this was the last one"""
 
     found: Sequence[NamedMessage]
     cursor: int

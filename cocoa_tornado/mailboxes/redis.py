@@ -302,7 +302,7 @@ class RedisStore:
             return MailboxError(f"the box of {query.device_id!r} cannot be read: {error}")
 
     def _acked(self, marks: Marks, name: LaneName) -> int:
-        """What has been acknowledged in a lane and may not be stored yet."""
+        """The number up to which a lane was acknowledged, which may not be stored yet."""
         return max((getattr(mark.acked, name) for mark in marks if mark.acked and mark.epoch == self.epoch), default=0)
 
     # -- storing
@@ -379,7 +379,7 @@ class RedisStore:
         return Committed(judged.settle(numbers, rung), stepped)
 
     def _note_results(self, numbers: bytes, count: int) -> None:
-        """:param numbers: what a script says of so many messages"""
+        """:param numbers: the result of a script for ``count`` messages"""
         counters, refused, same = self._ledger.counters, numbers.count(UNDELIVERABLE), numbers.count(SAME_ID)
         counters.stored += count - numbers.count(FANNED_OUT) - numbers.count(PASSED_BY) - refused - same
         counters.duplicates += same

@@ -28,7 +28,7 @@ _SURPLUS_IDS: Final = 100
 class FanOutRef(NamedTuple):
     """The fan-out that a message is part of.
 
-    :ivar audience: whom it is addressed to
+    :ivar audience: the user, group or everyone that it is addressed to
     :ivar shared: the row of the table ``payload`` with its payload; None: each message has its own
     """
 
@@ -67,7 +67,7 @@ class Appender:
         return number
 
     def flush(self) -> None:
-        """Store what has been added, and drop what is too much of messages without options."""
+        """Store the added messages, and drop those without options that exceed the limits."""
         messages, change = self._messages, self._boxes.change
         if messages:
             self._boxes.database.executemany(INSERT_PLAIN, messages)

@@ -30,7 +30,7 @@ def store_marks(boxes: Boxes, marks: Mapping[str, Marks]) -> None:
 def _remove(boxes: Boxes, row: BoxRow, before: Numbers) -> list[tuple[int, int]]:
     """Count what has been acknowledged; return the ranges to delete, as (box, last number).
 
-    :param before: what was gone already, in each lane
+    :param before: the numbers up to which each lane was already empty
     """
     messages, size_bytes = _acknowledged(boxes, row, before)
     boxes.removed(row, messages, size_bytes)

@@ -247,7 +247,7 @@ class Rows:
         self._fan_outs.forget()
 
     def _committed(self, kind: Kind, id_: str) -> Change | None:
-        """What the last attempt of this kind has stored, if it has this id and was committed."""
+        """Return the result of the last attempt of this kind, if it has this id and was committed."""
         attempt = self._attempts.get(kind)
         if attempt is None or attempt.id != id_:
             return None

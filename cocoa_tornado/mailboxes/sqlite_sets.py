@@ -1,6 +1,6 @@
 """One message for many boxes of the SQLite mailbox, in a few statements.
 
-SQLite executes a statement without Python's global lock, so the IOLoop goes on meanwhile. Only ordinary boxes can be
+SQLite executes a statement without Python's global lock, so the IOLoop runs meanwhile. Only ordinary boxes can be
 served like this: those that have room for the message. The others are left to :class:`~.sqlite_append.Appender`.
 """
 

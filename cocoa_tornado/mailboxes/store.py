@@ -78,7 +78,7 @@ QueryResult = Box | list[Page] | list[str] | NamedPage | MailboxError
 
 
 class Committed(NamedTuple):
-    """What a commit has stored.
+    """The result of a commit.
 
     :ivar results: the numbers of each call, see ``Mailbox.append``
     :ivar steps: steps of fan-outs that it included
@@ -93,7 +93,7 @@ class Ledger:
     """The counters and totals of a store, updated on the IOLoop thread only.
 
     :ivar messages: the number of stored messages; None until the store was first opened
-    :ivar size_bytes: the total size of their payloads; None likewise
+    :ivar size_bytes: the total size of their payloads; None if unknown
     """
 
     counters: MailboxCounters = field(default_factory=MailboxCounters)

@@ -1,4 +1,4 @@
-"""What a store does beside storing messages: marks and sweeps, which it may refuse alone. IOLoop thread only."""
+"""A store's work besides storing messages: marks and sweeps, which it may refuse separately. IOLoop thread only."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The paths of operators. Pure."""
+"""The admin API's paths. Pure."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ _ID: Final = in_query(
 )
 _USER_FIELD: Final = in_query("user", text(), '99 is the integer, "99" with quotes the string')
 _GROUP_FIELD: Final = in_query("group", ref("Group"))
-_AFTER: Final = in_query("after", text(), "Only devices behind this one, by the bytes of their ids")
+_AFTER: Final = in_query("after", text(), "Only devices whose ids come after this one, by their bytes")
 _LIMIT: Final = in_query("limit", whole(least=1, most=MAX_PAGE, default=100))
 _RECONNECT: Final = in_query(
     "reconnect_after",
     whole(most=86_400),
-    "When the devices are to connect again, in seconds; without it they are not told",
+    "Ask the devices to reconnect after this many seconds; without it they are not asked",
 )
 _CLOSED: Final = answer("How many connections were closed", record({"closed": whole(), "missing": ref("Missing")}))
 
@@ -67,7 +67,7 @@ def _close(operation: str, target: Node) -> Node:
 
 
 def _members(operation: str, target: Node) -> Node:
-    page = {"200": answer("A page, with a mailbox also of devices that are not connected", ref("DevicePage"))}
+    page = {"200": answer("A page of members; with a mailbox, also those that are not connected", ref("DevicePage"))}
     return {"get": _operation("read", operation, "List members", page, parameters=[target, _ID, _AFTER, _LIMIT])}
 
 
@@ -81,7 +81,7 @@ PATHS: Final[dict[str, Node]] = {
             parameters=[
                 _USER_FIELD,
                 _GROUP_FIELD,
-                in_query("prefix", text(), "Of their ids"),
+                in_query("prefix", text(), "Only devices whose ids begin with this"),
                 _AFTER,
                 _LIMIT,
             ],
@@ -91,7 +91,7 @@ PATHS: Final[dict[str, Node]] = {
         "get": _operation(
             "read",
             "getDevice",
-            "Look at a device",
+            "Get a device",
             {"200": answer("The device", ref("DeviceDetail"))},
             parameters=[_DEVICE, _ID],
         )
@@ -106,7 +106,7 @@ PATHS: Final[dict[str, Node]] = {
             "write",
             "emptyBox",
             "Empty a device's box",
-            {"200": answer("How many messages it had", record({"deleted": whole()}))},
+            {"200": answer("The number of deleted messages", record({"deleted": whole()}))},
             parameters=[_DEVICE, _ID],
         )
     },
@@ -117,7 +117,7 @@ PATHS: Final[dict[str, Node]] = {
             "Disconnect a device and refuse it from now on",
             {
                 "200": answer(
-                    "It is blocked",
+                    "The device is blocked",
                     record(
                         {
                             "blocked": {"const": True},
@@ -131,7 +131,7 @@ PATHS: Final[dict[str, Node]] = {
             409,
             parameters=[_DEVICE, _ID],
             requestBody=body(
-                "For how long; without a body until it is unblocked",
+                "The end of the block; without a body until the device is unblocked",
                 {
                     "type": "object",
                     "properties": {"until": {"type": ["string", "null"], "format": "date-time"}},
@@ -144,7 +144,11 @@ PATHS: Final[dict[str, Node]] = {
             "write",
             "unblock",
             "Let a device connect again",
-            {"200": answer("It is not blocked", record({"blocked": {"const": False}, "missing": ref("Missing")}))},
+            {
+                "200": answer(
+                    "The device is not blocked", record({"blocked": {"const": False}, "missing": ref("Missing")})
+                )
+            },
             409,
             parameters=[_DEVICE, _ID],
         ),
@@ -154,7 +158,12 @@ PATHS: Final[dict[str, Node]] = {
             "write",
             "sendMessage",
             "Publish a record",
-            {"202": answer("The broker has it", record({"id": text("Of the message, for its trace")}))},
+            {
+                "202": answer(
+                    "The broker has acknowledged the record",
+                    record({"id": text("The message's id, for GET messages/{id}")}),
+                )
+            },
             requestBody=body("The value of a record, of at most 64 KiB", ref("Record"), RECORD),
         )
     },
@@ -162,14 +171,14 @@ PATHS: Final[dict[str, Node]] = {
         "get": _operation(
             "read",
             "traceMessage",
-            "What became of a message",
-            {"200": answer("As far as the servers remember it", ref("Trace"))},
+            "Trace a message",
+            {"200": answer("The steps and outcomes that the servers know", ref("Trace"))},
             parameters=[
                 in_path(
                     "id",
                     text(minLength=1, maxLength=512),
                     "lullaby-17",
-                    "Its id, or <topic>/<partition>/<offset>; slashes encoded or not",
+                    "The message's id, or <topic>/<partition>/<offset>; slashes encoded or not",
                 ),
                 _ID,
             ],
@@ -179,12 +188,12 @@ PATHS: Final[dict[str, Node]] = {
         "post": _operation(
             "read",
             "explain",
-            "What would become of a record; sends nothing",
-            {"200": answer("Also for a record that is not valid", ref("Explanation"))},
+            "Explain what would happen to a record; sends nothing",
+            {"200": answer("The explanation, also of an invalid record", ref("Explanation"))},
             requestBody=body("The value of a record, valid or not", {}, RECORD, required=False),
             parameters=[
                 json_in_query("headers", mapping(text()), "The record's headers"),
-                in_query("timestamp", time("The record's: its ttl counts from then")),
+                in_query("timestamp", time("The record's timestamp, from which its ttl counts")),
             ],
         )
     },
@@ -192,10 +201,10 @@ PATHS: Final[dict[str, Node]] = {
         "get": _operation(
             "read",
             "listQuarantine",
-            "List records that were rejected, the newest first",
+            "List rejected records, newest first",
             {
                 "200": answer(
-                    "The newest",
+                    "The newest rejected records",
                     record({"records": array(ref("Quarantined"), maxItems=MAX_PAGE), "missing": ref("Missing")}),
                 )
             },
@@ -206,7 +215,7 @@ PATHS: Final[dict[str, Node]] = {
         "get": _operation(
             "read",
             "getQuarantined",
-            "Get one record that was rejected",
+            "Get a rejected record",
             {"200": answer("The record, with up to 2 MiB of its value", ref("Quarantined"))},
             parameters=[in_path("partition", whole(), 0), in_path("offset", whole(), 0)],
         )
@@ -216,11 +225,11 @@ PATHS: Final[dict[str, Node]] = {
             "write",
             "requeue",
             "Put a rejected record back on the results topic, once",
-            {"202": answer("It is back", record({"id": text("Of the message, for its trace")}))},
+            {"202": answer("The record was put back", record({"id": text("The message's id, for GET messages/{id}")}))},
             409,
             parameters=[in_path("partition", whole(), 0), in_path("offset", whole(), 0)],
             requestBody=body(
-                "The corrected value; without a body the record is put back as it was",
+                "The corrected value; without a body the record is put back unchanged",
                 ref("Record"),
                 RECORD,
                 required=False,
@@ -231,7 +240,7 @@ PATHS: Final[dict[str, Node]] = {
         "get": _operation(
             "read",
             "watchEvents",
-            "What happens to devices, as it happens",
+            "Stream events of devices",
             {
                 "200": answer(
                     "Server-sent events until the token expires; the data of each is JSON of the schema Event",
@@ -244,14 +253,17 @@ PATHS: Final[dict[str, Node]] = {
     },
     f"{BASE}/overview": {
         "get": _operation(
-            "read", "overview", "How each server does", {"200": answer("A row for each server", ref("Overview"))}
+            "read",
+            "overview",
+            "Get the state of all servers",
+            {"200": answer("A row for each server", ref("Overview"))},
         )
     },
     f"{BASE}/top": {
         "get": _operation(
             "read",
             "listTop",
-            "The devices to look at first",
+            "List devices that need attention",
             {"200": answer("At most limit rows in each list", ref("Top"))},
             parameters=[in_query("limit", whole(least=1, most=100, default=10))],
         )
@@ -263,7 +275,7 @@ PATHS: Final[dict[str, Node]] = {
             "Get a device token of ten minutes",
             {"200": answer("The token", ref("Token"))},
             requestBody=body(
-                "For which device",
+                "The device of the token",
                 {"allOf": [ref("DeviceClaims")], "required": ["device_id"]},
                 {"device_id": "doll-1", "groups": ["kitchen"]},
             ),

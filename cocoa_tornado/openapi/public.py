@@ -46,7 +46,7 @@ PATHS: Final[dict[str, Node]] = {
             "tags": ["devices"],
             "security": SOCKET_TOKEN,
             "parameters": [
-                in_query("after", text(), "A cursor: send what came later"),
+                in_query("after", text(), "A cursor: send the messages after it"),
                 in_query("cursors", _TRUTH, "The device uses cursors, and may have none yet"),
                 in_query("interim", _TRUTH, "Send partial results, too"),
             ],
@@ -65,7 +65,7 @@ PATHS: Final[dict[str, Node]] = {
             "tags": ["backends"],
             "security": [{"apiKey": [], "apiSecret": []}],
             "requestBody": body(
-                "Whose token; without a body it is for a device named after the API key",
+                "The device of the token; without a body, a device named after the API key",
                 ref("DeviceClaims"),
                 required=False,
             ),
@@ -74,7 +74,7 @@ PATHS: Final[dict[str, Node]] = {
     },
     "/api/v1/audio/stream": {
         "post": {
-            "summary": "Send audio, and get its words",
+            "summary": "Recognize audio",
             "operationId": "sendAudio",
             "tags": ["devices"],
             "security": DEVICE_TOKEN,
@@ -86,7 +86,7 @@ PATHS: Final[dict[str, Node]] = {
             },
             "responses": {
                 "200": answer(
-                    "The words",
+                    "The recognized text",
                     record(
                         {
                             "success": {"const": True},
@@ -103,39 +103,39 @@ PATHS: Final[dict[str, Node]] = {
     "/api/v1/transcriptions": {
         "post": {
             "summary": "Publish a record to the device of the token",
-            "description": "For trying things out; 404 unless http_publish is on.",
+            "description": "For trials; 404 unless http_publish is on.",
             "operationId": "publish",
             "tags": ["devices"],
             "security": DEVICE_TOKEN,
             "requestBody": body("The value of a record, without to and except", ref("Record"), RECORD),
             "responses": {
-                "202": answer("The broker has it", record({"success": flag()})),
+                "202": answer("The broker has acknowledged the record", record({"success": flag()})),
                 **refusals(400, 401, 403, 404, 413, 429, 503),
             },
         }
     },
     "/api/v1/health": _monitoring(
-        "Whether the process is alive",
+        "Check that the process is alive",
         "health",
         {
             "200": answer(
-                "It is",
+                "The process is alive",
                 record({"status": {"const": "healthy"}, "timestamp": time(), "service": {"const": "audio-streaming"}}),
             )
         },
     ),
     "/api/v1/ready": _monitoring(
-        "Whether a record produced from now on will be delivered",
+        "Check that a record produced from now on will be delivered",
         "ready",
         {
-            "200": answer("It will", ref("Readiness")),
-            "503": answer("Not, or not yet", ref("Readiness")) | {"headers": RETRY_AFTER},
+            "200": answer("The gateway is ready", ref("Readiness")),
+            "503": answer("The gateway is not ready", ref("Readiness")) | {"headers": RETRY_AFTER},
         },
     ),
     "/metrics": _monitoring(
         "Metrics, for Prometheus",
         "metrics",
-        {"200": answer("All of them", text(), "text/plain; version=0.0.4; charset=utf-8")},
+        {"200": answer("All metrics", text(), "text/plain; version=0.0.4; charset=utf-8")},
     ),
     "/api/v1/openapi.json": _monitoring(
         "This document", "openapi", {"200": answer("OpenAPI 3.1", {"type": "object", "additionalProperties": True})}
@@ -163,18 +163,18 @@ SECURITY_SCHEMES: Final[dict[str, Node]] = {
 
 _REFUSALS: Final = {
     400: "A part of the request is invalid",
-    401: "There is no token, or none that counts",
-    403: "Not permitted to the token, or to its device",
-    404: "There is no such thing, or it is not enabled",
-    408: "The client took too long",
-    409: "Not now, or not again",
+    401: "The token is missing or invalid",
+    403: "The token or its device is not permitted to do this",
+    404: "It does not exist, or the endpoint is disabled",
+    408: "The client was too slow",
+    409: "A conflict with the current state",
     413: "The body is too large",
-    421: "Asked by a host name that is not in allowed_hosts",
+    421: "The host name of the request is not in allowed_hosts",
     426: "Upgrade to WebSocket",
     429: "Too many requests",
     501: "Speech recognition is off",
     502: "Speech recognition has failed",
-    503: "Not available for now",
+    503: "Temporarily unavailable",
 }
 _HEADERS: Final = {401: CHALLENGE, 429: RETRY_AFTER, 503: RETRY_AFTER}
 RESPONSES: Final[dict[str, Node]] = {

@@ -24,9 +24,9 @@ CONNECTION: Final[dict[str, Node]] = {
     "server": text("The name of the server that holds it"),
     "generation": text("<term>.<number>, as in the header cocoa.generation"),
     "connected_at": time(),
-    "ip": text("Of the device, behind trusted proxies too"),
+    "ip": text("The device's address, behind trusted proxies too"),
     "version": text("The device's firmware"),
-    "rtt_ms": nullable(number("Of the last ping; null before the first pong")),
+    "rtt_ms": nullable(number("Round trip of the last ping; null before the first pong")),
     "queue": whole("Messages that the socket has not taken"),
     "last_activity": time(),
 }
@@ -105,11 +105,13 @@ SCHEMAS: Final[dict[str, Node]] = {
     ),
     "Box": record(
         {
-            "oldest": nullable(time("Of what waits")),
-            "newest": nullable(time("Of what waits")),
-            "acknowledged": nullable(mapping(whole(), "The highest number in each lane; null: none ever was")),
-            "messages": whole("That wait"),
-            "bytes": whole("Of the messages that wait"),
+            "oldest": nullable(time("Timestamp of a waiting message")),
+            "newest": nullable(time("Timestamp of a waiting message")),
+            "acknowledged": nullable(
+                mapping(whole(), "The highest acknowledged number in each lane; null: the device never acknowledged")
+            ),
+            "messages": whole("Number of waiting messages"),
+            "bytes": whole("Bytes of the waiting messages"),
         }
     ),
     "DeviceEvent": record(
@@ -124,17 +126,17 @@ SCHEMAS: Final[dict[str, Node]] = {
         {
             "id": text("The record's own, or <topic>/<partition>/<offset>: of GET /api/v1/admin/messages/{id}"),
             "at": time("When a server read it"),
-            "outcome": {"enum": [*OUTCOMES, None], "description": "Null: nothing is known of it yet, or any more"},
-            "note": text("What the outcome does not say"),
+            "outcome": {"enum": [*OUTCOMES, None], "description": "Null: not known yet, or no longer"},
+            "note": text("An explanation of the outcome"),
         }
     ),
     "DeviceDetail": record(
         {
             **DEVICE,
-            "box": nullable(ref("Box")) | {"description": "Null: there is no mailbox, or it is not available"},
-            "events": array(ref("DeviceEvent"), "The last ones", maxItems=PER_DEVICE),
+            "box": nullable(ref("Box")) | {"description": "Null: there is no mailbox, or it is unavailable"},
+            "events": array(ref("DeviceEvent"), "The last events", maxItems=PER_DEVICE),
             "messages": array(
-                ref("DeviceMessage"), "The last ones, the newest first, without interims", maxItems=MESSAGES_PER_DEVICE
+                ref("DeviceMessage"), "The last messages, newest first, without interims", maxItems=MESSAGES_PER_DEVICE
             ),
             "blocked": flag(),
             "blocked_until": nullable(time("Null: until it is unblocked")),
@@ -149,13 +151,13 @@ SCHEMAS: Final[dict[str, Node]] = {
             "device_id": ref("DeviceId"),
             "user_id": ref("UserId"),
             "code": nullable(whole("The HTTP status, or the close code")),
-            "id": nullable(text("The record's own")),
+            "id": nullable(text("The record's own id")),
             "priority": one_of("high", "normal", "low"),
             "interim": flag("A later one of its session replaces it"),
-            "length": whole("Of the message, in bytes"),
-            "age_ms": nullable(whole("Since the record's timestamp")),
+            "length": whole("Length of the message in bytes"),
+            "age_ms": nullable(whole("Age of the record's timestamp in milliseconds")),
             "text": text("The message; with the scope admin:text only"),
-            "lost": nullable(whole("How many events are left out; null: that is not known", least=1)),
+            "lost": nullable(whole("Number of missing events; null: unknown", least=1)),
         },
         optional=("device_id", "user_id", "code", "id", "priority", "interim", "length", "age_ms", "text", "lost"),
         description="The data of one server-sent event of GET /api/v1/admin/events",
@@ -163,12 +165,12 @@ SCHEMAS: Final[dict[str, Node]] = {
     "Trace": record(
         {
             "id": text(),
-            "summary": text("One line for people"),
+            "summary": text("The outcomes in one line, for people"),
             "steps": array(
                 record(
                     {
-                        "at": nullable(time("Null: the time is not known")),
-                        "server": nullable(text("Null: it was outside of the servers")),
+                        "at": nullable(time("Null: the time is unknown")),
+                        "server": nullable(text("Null: the step was outside of the servers")),
                         "step": one_of(*STEPS),
                     }
                 )
@@ -178,8 +180,8 @@ SCHEMAS: Final[dict[str, Node]] = {
             ),
             "counts": mapping(whole(), "Devices, by outcome"),
             "missing": ref("Missing"),
-            "notes": mapping(text(), "What an outcome does not say, by device"),
-            "length": whole("Of the message, in bytes; 0: it is not known"),
+            "notes": mapping(text(), "Explanations of outcomes, by device"),
+            "length": whole("Length of the message in bytes; 0: unknown"),
             "text": text("The message; with the scope admin:text only"),
         },
         optional=("text",),
@@ -187,13 +189,13 @@ SCHEMAS: Final[dict[str, Node]] = {
     "Explanation": record(
         {
             "valid": flag(),
-            "reason": text("Why the record is not valid, in one word"),
+            "reason": text("Why the record is invalid, in one word"),
             "message": text("The same for people"),
             "devices": array(
                 record({"device_id": ref("DeviceId"), "would": one_of("send", "store", "drop"), "why": text()}),
                 maxItems=MAX_DEVICES,
             ),
-            "counts": mapping(whole(), "Devices, by what would become of the message"),
+            "counts": mapping(whole(), "Number of devices by would"),
             "more": flag("There are more devices than are listed"),
             "missing": ref("Missing"),
         },
@@ -210,19 +212,23 @@ SCHEMAS: Final[dict[str, Node]] = {
             "source_offset": nullable(whole()),
             "key": nullable(text()),
             "value_bytes": whole(),
-            "value": nullable(text("Null without admin:text, or if too much is shown")),
-            "is_cut": flag("There is more of the value"),
+            "value": nullable(text("Null without admin:text, or if the answer is full")),
+            "is_cut": flag("The value is longer than shown"),
             "headers": array(record({"name": text(), "value": nullable(text())})),
-            "dropped": mapping(whole(), "Parts that the quarantine topic did not take, with their sizes"),
-            "requeued": nullable(flag("It is back on the results topic; null, for a single record only: not known")),
+            "dropped": mapping(
+                whole(), "Parts that the copy lacks because of the topic's size limit, with their sizes"
+            ),
+            "requeued": nullable(
+                flag("The record was put back on the results topic; null, for a single record only: unknown")
+            ),
         }
     ),
     "Reader": record(READER),
     "Repeat": record(REPEAT),
     "Top": record(
         {
-            "queues": array(ref("Reader"), "The largest"),
-            "round_trips": array(ref("Reader"), "The longest"),
+            "queues": array(ref("Reader"), "The longest queues"),
+            "round_trips": array(ref("Reader"), "The longest round trips"),
             "reconnects": array(ref("Repeat"), "Connections that were refused, or short"),
             "loops": array(ref("Repeat"), "The same message again, which the device never acknowledges"),
             "full_boxes": array(ref("Repeat"), "Messages that the device's full box has dropped"),
@@ -277,7 +283,7 @@ SCHEMAS: Final[dict[str, Node]] = {
     },
     "Readiness": record(
         {
-            "message": text("What is not ready"),
+            "message": text("The parts that are not ready"),
             "status": one_of("ready", "unavailable"),
             "parts": PARTS,
         },
@@ -288,18 +294,18 @@ SCHEMAS: Final[dict[str, Node]] = {
             "server": text(),
             "version": text(),
             "started_at": time(),
-            "connections": whole("Of devices, now"),
+            "connections": whole("Connections of devices now"),
             "devices": whole("Now"),
-            "failing": array(text(), "What keeps it from being ready"),
+            "failing": array(text(), "The parts that keep it from being ready"),
             "parts": PARTS,
-            "lag": nullable(whole("Records that it has not read; null: that is not known")),
+            "lag": nullable(whole("Records that it has not read; null: unknown")),
             "waiting": nullable(
-                whole("Messages in the mailbox, of all servers that share it; also those written and not acknowledged")
+                whole("Messages in the mailbox that the servers share, including those written and not acknowledged")
             ),
-            "waiting_bytes": nullable(whole("Their bytes")),
-            "counters": mapping(whole(), "Since the start"),
+            "waiting_bytes": nullable(whole("Bytes of these messages")),
+            "counters": mapping(whole(), "Counts since the start"),
             "latency": array(whole(), "Deliveries, by upper bound; those above all bounds are the last"),
-            "device_port": nullable(whole("Of /ws, if the admin API has a port of its own")),
+            "device_port": nullable(whole("The port of /ws, if the admin API has its own port")),
             "refused": mapping(whole(), "Handshakes refused since the start, by reason"),
             "closed": mapping(whole(), "Connections ended since the start, by close code"),
             "recent": nullable(ref("Recent")) | {"description": "Null: the server is of an earlier release"},
@@ -308,11 +314,11 @@ SCHEMAS: Final[dict[str, Node]] = {
     "Recent": record(
         {
             "since": time("An hour ago, or at most a minute more; the start, if that is later"),
-            "counters": mapping(whole(), "As the server's, since then; what is 0 is left out"),
+            "counters": mapping(whole(), "Counts since then, without those that are 0"),
             "refused": mapping(whole(), "Handshakes refused since then, by reason"),
             "closed": mapping(whole(), "Connections ended since then, by close code"),
         },
-        description="What a server has counted within the last hour",
+        description="A server's counts of the last hour",
     ),
     "Overview": record(
         {

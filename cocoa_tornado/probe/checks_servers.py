@@ -156,7 +156,7 @@ async def _connected(session: Session, server: Target) -> AsyncIterator[Link]:
 
 @asynccontextmanager
 async def _named(session: Session, server: Target) -> AsyncIterator[None]:
-    """Name the server in whatever goes wrong, and wait no longer for it than any other check waits for an answer."""
+    """Name the server in every failure, and wait for it no longer than other checks wait for an answer."""
     limit_s = session.limits.timeout_s + session.limits.challenge_s
     try:
         async with asyncio.timeout(limit_s):

@@ -258,7 +258,7 @@ def judge_received(
 def judge_priorities(messages: Sequence[str | bytes], sent: Sequence[tuple[str, str]]) -> str | None:
     """Judge the messages of one device by the priorities of their records.
 
-    What was written to the socket before a high record came cannot be overtaken, so a high message may arrive after
+    Messages written to the socket before a high record arrived cannot be overtaken, so a high message may arrive after
     normal ones that were published before it. It may not arrive after one that was published after it. That holds for
     at most eight high records: after eight, a gateway may send a normal message that waits.
 

@@ -25,7 +25,7 @@ class Status(enum.Enum):
 class Verdict:
     """The result of a check.
 
-    :ivar detail: why it failed or was skipped, or what was measured, for people; may quote received data
+    :ivar detail: the reason of a failure or a skip, or the measurement, for people; may quote received data
     """
 
     status: Status

@@ -213,8 +213,8 @@ async def read_body(reader: asyncio.StreamReader, response: Response, max_body_b
 
 
 async def body_pieces(reader: asyncio.StreamReader, response: Response) -> AsyncIterator[bytes]:
-    """The body of a response that goes on for a while, as it comes: in chunks of any size, or until the connection
-    ends. A piece has at most ``MAX_HEAD_BYTES``.
+    """The body of a long response, as it arrives: in chunks of any size, or until the connection ends. A piece has at
+    most ``MAX_HEAD_BYTES``.
 
     :raises NotHttpError: the connection ends in the middle of it
     :raises OSError: the connection failed

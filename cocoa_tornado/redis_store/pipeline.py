@@ -58,7 +58,7 @@ class Pipeline(asyncio.Protocol):
         return not self._transport.is_closing()
 
     def send(self, request: bytes, count: int, on_replies: OnReplies) -> None:
-        """Send commands, and have so many replies handled. Requests may overlap; their replies come in order.
+        """Send commands, and handle this many replies. Requests may overlap; their replies arrive in order.
 
         :param on_replies: is never called from here
         """

@@ -202,7 +202,7 @@ class Reply(_One):
     """Answers a :class:`Query`.
 
     :ivar number: of the query
-    :ivar body: JSON, by what was asked
+    :ivar body: JSON of the topic's type
     """
 
     kind: ClassVar[str] = "reply"

@@ -178,7 +178,7 @@ class RedisRelay:
             log.error("relay failed", exc_info=error)
             if self._tasks.get(name) is task:
                 self._faults[name] = f"{type(error).__name__}: {error}"
-                if name == "sending" and self._outgoing:  # what was being sent is lost
+                if name == "sending" and self._outgoing:  # the messages that were being sent are lost
                     self._begin(name, self._send_waiting(self._server))
 
     def status(self) -> RelayStatus:
@@ -205,7 +205,7 @@ class RedisRelay:
         await asyncio.gather(*ending, return_exceptions=True)
 
     def _stop(self) -> list[asyncio.Task[None]]:
-        """Stop reading and sending. What is being sent is lost; what waits is kept."""
+        """Stop reading and sending. Messages that are being sent are lost; waiting ones are kept."""
         ending = [*self._tasks.values()]
         for task in ending:
             task.cancel()
@@ -216,7 +216,7 @@ class RedisRelay:
     # -- sending
 
     def _give_up_on_holders(self) -> None:
-        """What was sent before them may be lost: their sender keeps their order."""
+        """Messages sent before them may be lost: their sender keeps their order."""
         waiting, self._outgoing = self._outgoing, deque()
         for each in waiting:
             if isinstance(each.posted, ToHolders):
@@ -248,7 +248,7 @@ class RedisRelay:
         while self._outgoing:
             batch = self._next_batch()
             self._calls += 1
-            # What never fits tells a server that something did not.
+            # An entry that never fits makes the script record, for its server, that a message was lost.
             refused = [Posted(server, self._limits.max_messages + 1, 0, b"") for server in self._refused]
             posted = [*(each.posted for each in batch), *refused]
             self._refused.clear()
@@ -298,8 +298,8 @@ class RedisRelay:
         await self._links["reading"].begin_anew()
         position = InboxPosition()
         while True:
-            # What was handed over leaves the inbox in the round trip that asks for more. Nothing is read twice: the
-            # position is that of this process, and an epoch is that of one process.
+            # Messages that were handed over leave the inbox in the round trip that requests more. Nothing is read
+            # twice: the position is that of this process, and an epoch is that of one process.
             done = done_command(epoch, position.sequence, position.totals)
             read = read_command(epoch, position.sequence, BLOCK_MS, READ_MOST)
             inbox, entries = await self._ask("reading", [done, read], _inbox_and_entries)
@@ -343,7 +343,7 @@ class RedisRelay:
     # -- Redis
 
     async def _ask(self, name: str, commands: Sequence[Command], read: Callable[[Sequence[Any]], T]) -> T:
-        """What the replies to commands mean. They are repeated until Redis gives replies that can be read.
+        """Send commands and interpret the replies. Commands are repeated until Redis gives readable replies.
 
         :param read: may get the fault of a key of another type, and raises it if it does not know what to do about it
         """

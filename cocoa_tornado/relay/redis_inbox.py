@@ -28,7 +28,7 @@ class InboxPosition:
             self.sequence, self.totals = entry.sequence, entry.totals
 
     def check(self, inbox: Inbox) -> list[str]:
-        """What has been lost since the last call, as reasons for the log; nothing in nearly all cases.
+        """Return the losses since the last call, as reasons for the log; nearly always none.
 
         Cases: an entry was missing; the inbox is empty although later entries were sent, or is not the one that was
         read; a sender has found no room.

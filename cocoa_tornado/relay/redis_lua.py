@@ -289,7 +289,7 @@ def read_command(server: str, after: int, block_ms: int, most: int) -> Command:
 
 
 def entries_of(reply: Any) -> list[Entry]:
-    """Entries that somebody else wrote are not among them."""
+    """Entries that another program wrote are skipped."""
     found = []
     for id_, fields in reply[0][1] if reply else ():
         values = dict(zip(fields[::2], fields[1::2], strict=True))
@@ -301,7 +301,7 @@ def entries_of(reply: Any) -> list[Entry]:
 
 
 def done_command(server: str, taken: int, totals: tuple[bytes, bytes]) -> Command:
-    """Remove the entries up to this one. Also says what has become of the inbox."""
+    """Remove the entries up to this one. The reply also has the state of the inbox."""
     return DONE.call(server.encode(), b"%d" % taken, *totals)
 
 

@@ -42,7 +42,7 @@ _GREATEST: Final = 2**64 - 1
 
 
 class Decoded(NamedTuple):
-    """What a server can use of some bytes.
+    """The messages that a server can decode from some bytes.
 
     :ivar message: None: nothing
     :ivar skipped: how many messages it does not know, or cannot read; those of a :class:`Forward` count one by one

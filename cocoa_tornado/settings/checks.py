@@ -90,7 +90,7 @@ def _short_secrets(settings: Settings) -> Iterator[Fault]:
 
 
 def _admin_secret(settings: Settings) -> Iterator[Fault]:
-    """Whoever may mint device tokens must not be able to mint admin tokens."""
+    """A client that may mint device tokens must not be able to mint admin tokens."""
     secret = settings.admin_jwt_secret
     if not secret:
         return

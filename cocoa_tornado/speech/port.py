@@ -71,7 +71,7 @@ class SpeechStream(Protocol):
 
         :raises AudioNotDecodable: the bytes are not in the declared format
         :raises AudioTooLong: more than the stream's ``max_audio_s``
-        :raises EngineFailed: the worker crashed or got stuck; the stream is lost, the engine goes on
+        :raises EngineFailed: the worker crashed or got stuck; the stream is lost, the engine continues
         """
 
     async def finish(self) -> Transcript:

@@ -1,4 +1,4 @@
-"""The processes of a pool: starting and killing them, and what the log and the counters say of those that are lost."""
+"""The processes of a pool: starting and killing them, and logging and counting the lost ones."""
 
 from __future__ import annotations
 
