@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from ..mailboxes.port import Mailbox
 from ..rules.rate import Allowances, LineBudget, RateLimit
+from ..rules.shares import Shares
 from .blocks import Blocks
 from .connected import Connected
 from .servers import Servers
@@ -15,6 +16,10 @@ from .watchers import Watchers
 
 MAX_EXPENSIVE = 8
 """So many requests that take long run at the same time."""
+MAX_EXPENSIVE_EACH = 4
+"""So many of them for one operator."""
+MAX_STREAMS_EACH = 16
+"""So many streams of events for one operator: half of all."""
 MAX_CLIENTS = 8192
 """So many addresses with wrong tokens, and so many operators, are remembered: 1 MB each."""
 
@@ -24,6 +29,7 @@ class AdminContext:
     """Created by the composition root and passed through ``initialize``; IOLoop thread only.
 
     :ivar expensive: bounds the concurrent requests that take long
+    :ivar expensive_shares: the same for each operator; :ivar stream_shares: of the streams of events
     :ivar guesses: wrong tokens, by address; :ivar requests: with a token, by its subject
     """
 
@@ -34,6 +40,8 @@ class AdminContext:
     search: TraceSearch
     mailbox: Mailbox | None = None
     expensive: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(MAX_EXPENSIVE))
+    expensive_shares: Shares = field(default_factory=lambda: Shares(MAX_EXPENSIVE_EACH))
+    stream_shares: Shares = field(default_factory=lambda: Shares(MAX_STREAMS_EACH))
     guesses: Allowances = field(default_factory=lambda: Allowances(MAX_CLIENTS))
     guess_lines: LineBudget = field(default_factory=lambda: LineBudget(RateLimit(per_s=1, burst=10)))
     requests: Allowances = field(default_factory=lambda: Allowances(MAX_CLIENTS))

@@ -47,15 +47,21 @@ class WrongKind(Exception):
 
 
 def expensive(method: Method[H, P]) -> Method[H, P]:
-    """Mark a method that looks at many devices, or reads much data. Only a few run at once; more get 429."""
+    """Mark a method that looks at many devices, or reads much data. Only a few run at once, and half as many
+    of one operator; more get 429."""
 
     @functools.wraps(method)
     async def bounded(self: H, /, *args: P.args, **kwargs: P.kwargs) -> None:
-        if self.admin.expensive.locked():
+        assert self.operator is not None
+        subject, shares = self.operator.subject, self.admin.expensive_shares
+        if self.admin.expensive.locked() or not shares.take(subject):
             self.refuse(429, "Too many requests", {"Retry-After": "1"})
             return
-        async with self.admin.expensive:
-            await method(self, *args, **kwargs)
+        try:
+            async with self.admin.expensive:
+                await method(self, *args, **kwargs)
+        finally:
+            shares.give_back(subject)
 
     return bounded
 

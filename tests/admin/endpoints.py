@@ -35,5 +35,6 @@ ENDPOINTS: Final = (
     Endpoint("GET", "/events", "admin:read"),
     Endpoint("GET", "/top", "admin:read"),
     Endpoint("GET", "/quarantine", "admin:read"),
+    Endpoint("GET", "/quarantine/0/0", "admin:read"),
     Endpoint("POST", "/quarantine/0/0/requeue", "admin:write"),
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from ipaddress import ip_network
@@ -13,8 +14,10 @@ from cocoa_tornado.identity.keys import Signer
 from cocoa_tornado.identity.minting import AdminTokenRequest, TokenRequest, admin_claims, token_claims
 from cocoa_tornado.rules.admin_tokens import SCOPES
 from cocoa_tornado.rules.identity import TokenPolicy
+from cocoa_tornado.rules.quarantined import Quarantined
 from cocoa_tornado.rules.rate import RateLimit
 from testing.raw_device import RawDevice, Response
+from testing.waiting import eventually
 
 from ..harness import SECRET, Harness
 from ..scripted_engine import ScriptedEngine
@@ -250,7 +253,34 @@ async def test_while_a_server_is_busy_with_long_requests_others_are_a_429_and_sh
     assert refused == {
         *("GET /devices", "GET /groups/nobody/devices", "GET /users/99/devices", "GET /top"),
         *("GET /devices/nobody", "GET /messages/nothing", "POST /explain", "GET /quarantine"),
+        "GET /quarantine/0/0",
     }
+
+
+async def test_one_operator_has_half_of_the_long_requests_at_most(
+    gateway: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    may_end = asyncio.Event()
+    broker, waiting = gateway.gateway.broker, 0
+
+    async def slow(*arguments: object) -> list[Quarantined]:
+        nonlocal waiting
+        waiting += 1
+        await may_end.wait()
+        return []
+
+    monkeypatch.setattr(broker, "quarantined", slow)
+    path, bob = f"{BASE}/quarantine", admin_token(subject="bob")
+    asked = [asyncio.ensure_future(send(gateway, "GET", path, admin_token())) for _ in range(4)]
+    await eventually(lambda: waiting == 4)
+    response = await send(gateway, "GET", path, admin_token())
+    assert (response.status, message_of(response)) == (429, "Too many requests")
+    asked.append(asyncio.ensure_future(send(gateway, "GET", path, bob)))
+    await eventually(lambda: waiting == 5)
+    may_end.set()
+    assert [each.status for each in await asyncio.gather(*asked)] == [200] * 5
+    assert (await send(gateway, "GET", path, admin_token())).status == 200
+    assert not len(gateway.gateway.wiring.admin.expensive_shares)
 
 
 # -- the log

@@ -175,7 +175,7 @@ export function render(main, {query, signal}) {
           show(view, failed(error));
           return;
         }
-        if (error.status === 503) show(state, pill("warn", line(error.message)));
+        if (error.status === 503 || error.status === 429) show(state, pill("warn", line(error.message)));
       }
       if (signal.aborted) return;
       if (attempt > 0) show(state, pill("bad", "connection lost: trying again"));
