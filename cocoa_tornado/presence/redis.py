@@ -1,7 +1,7 @@
 """Presence in Redis 6.2 or later: one device, one holder, over several servers.
 
-``membership.py`` decides about this server's epoch and lease, ``rules.py`` about its devices; both are carried out
-here. The scripts are in ``redis_lua.py``; ``redis_link.py`` sends them.
+``rules.py`` decides about this server's devices, and that is carried out here; ``redis_member.py`` has the server's
+epoch and lease. The scripts are in ``redis_lua.py``; ``redis_link.py`` sends them.
 """
 
 from __future__ import annotations
@@ -10,29 +10,26 @@ import asyncio
 import json
 import logging
 import math
-import secrets
 import time
 from collections import deque
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, Final, assert_never
+from typing import Final
 
 from ..redis_store.faults import RedisFault
 from ..relay.port import Relay, RelayState
 from ..rules.addresses import without_user_info
 from ..rules.claims import Claim, Generation
-from . import membership as member
 from .actions import Acquire, Actions, Send
 from .base import PresenceBase
 from .grants import Grant, Lease, RefusalReason, SlotLimits
-from .membership import Beat, Cut, Fence, Fenced, Join, Joined, Leave, Membership, Settle, Settled, Timing
+from .membership import Timing
 from .port import Holder, Incumbents, OnVerdict, Peer, PresenceState, PresenceStatus
 from .redis_asking import Asking, Context
 from .redis_backlog import Asked, Backlog, LookUp
-from .redis_cautions import cautions_of
 from .redis_link import Answers, RedisLink
-from .redis_phases import PresencePhase, phase_of
-from .redis_scripts import EpochOver, Granted, Held, TermOver, bucket_key
+from .redis_member import RedisMember
+from .redis_scripts import Granted, Held, bucket_key
 
 OBSTACLE_PATIENCE_S: Final = 2.0
 """How long a plain GET waits to hear who holds a device."""
@@ -71,25 +68,20 @@ class RedisPresence(PresenceBase):
         super().__init__(limits, relay, clock or lease_clock())
         self._location, self._name = f"Redis at {without_user_info(url)}", name
         self._timing = timing or Timing()
-        self._membership = Membership(self._timing, lambda: secrets.token_hex(8))
         self._link = RedisLink(url)
+        self._member = RedisMember(self, self._link, relay, self._timing, self._location, self._clock)
+        self._membership = self._member.rules
         self._backlog = Backlog()
         self._asking = Asking(self, self._backlog, self._link)
         self._alone: deque[tuple[float, str, Claim]] = deque()  # claims, and when each began
         self._giving_up: asyncio.TimerHandle | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._timer: asyncio.TimerHandle | None = None
-        self._phase = PresencePhase.STARTING
-        self._fault = self._refusal = ""
-        self._info_sent = ""
-        self._cautions: list[str] = []
-        self._is_cut = False
+        self._refusal = ""
         self._foreign: set[bytes] = set()  # keys that have a line in the log
         self._overview: asyncio.Future[None] | None = None
         self._former: Sequence[Lease] = ()  # of connections that are claimed again
 
     def __repr__(self) -> str:
-        return f"<RedisPresence {self._slots!r}, {self._phase.value}>"
+        return f"<RedisPresence {self._slots!r}, {self._member.phase.value}>"
 
     @property
     def lease(self) -> Lease:
@@ -97,52 +89,30 @@ class RedisPresence(PresenceBase):
 
     def start(self, incumbents: Incumbents) -> None:
         self._incumbents = incumbents
-        self._act(self._membership.start(self._clock()))
+        self._member.start()
 
     def status(self) -> PresenceStatus:
         age_s = self._clock() - self._membership.answered_at
         relay = self._relay.status()
         reaches_others = relay.state is RelayState.READY
-        is_ready = self._phase.state is PresenceState.READY
-        detail = relay.detail if is_ready and not reaches_others else self._detail()
-        return PresenceStatus(self._phase.state, detail, age_s if age_s < math.inf else None, reaches_others)
-
-    def _detail(self) -> str:
-        match self._phase:
-            case PresencePhase.SETTLING:
-                return "new connections wait until the leases of the last term have ended"
-            case PresencePhase.READY | PresencePhase.STARTING | PresencePhase.CLOSED:
-                return self._location if self._phase is PresencePhase.READY else self._phase.value
-            case _ if self._fault:
-                return self._fault
-            case _ if self._membership.is_joining:
-                return "Redis was restarted or replaced"
-            case _:  # this process was paused, for example
-                return f"the last answer of Redis is older than {self._timing.freeze_s:g} s"
+        state = self._member.phase.state
+        detail = relay.detail if state is PresenceState.READY and not reaches_others else self._member.detail()
+        return PresenceStatus(state, detail, age_s if age_s < math.inf else None, reaches_others)
 
     async def close(self, timeout_s: float) -> None:
         if self._is_closed:
             return
         self._is_closed = True
-        self._set_timer(math.inf)
+        self._member.stop()
         if self._giving_up is not None:
             self._giving_up.cancel()
         await self._asking.close()
-        ending = [*self._tasks]
-        for task in ending:
-            task.cancel()
-        await asyncio.gather(*ending, return_exceptions=True)
+        await self._member.end_requests()
         leaving = self._membership.leave(self._clock())
         self._carry_out(self._slots.lose_all(""))
         self._end_look_ups()
-        self._note_phase()
-        for action in leaving:
-            assert isinstance(action, Leave)
-            try:
-                async with asyncio.timeout(timeout_s):
-                    await self._link.send(action)
-            except (RedisFault, TermOver, EpochOver, TimeoutError) as error:
-                log.info("leave failed", extra={"reason": str(error) or type(error).__name__})
+        self._member.note_phase()
+        await self._member.leave(leaving, timeout_s)
         await self._link.close(timeout_s)
 
     # -- new connections
@@ -233,7 +203,7 @@ class RedisPresence(PresenceBase):
     def _has_overview(self) -> bool:
         """False after :meth:`close`: what is not routed by then is read again."""
         membership = self._membership
-        is_ready = self._phase.state is PresenceState.READY and membership.knows_others
+        is_ready = self._member.phase.state is PresenceState.READY and membership.knows_others
         return is_ready and membership.lease.is_valid(self._clock())  # the phase is not noted while the loop is stuck
 
     def _is_leased(self) -> bool:
@@ -290,7 +260,7 @@ class RedisPresence(PresenceBase):
         return self._slots.limits().per_device
 
     def term_over(self, stamp: str) -> None:
-        self._act(self._membership.term_over(stamp, self._clock()))
+        self._member.act(self._membership.term_over(stamp, self._clock()))
 
     def _is_current(self, context: Context) -> bool:
         return context == self.context() and not self._membership.is_joining
@@ -317,7 +287,7 @@ class RedisPresence(PresenceBase):
             again = again._replace(look_ups=asked.look_ups)
         self.give_back(context, again)
         if answers.is_fenced:
-            self._act(self._membership.epoch_over(context[1], self._clock()))
+            self._member.act(self._membership.epoch_over(context[1], self._clock()))
         elif is_current:
             for acquire, answer in zip(asked.acquires, answers.claims, strict=True):
                 try:
@@ -379,55 +349,36 @@ class RedisPresence(PresenceBase):
             log.warning("holders unreadable", extra={"presence": self._location, "key": key.decode()})
         self._foreign |= keys
 
-    # -- membership
+    # -- for the member
 
-    def _act(self, actions: member.Actions) -> None:
-        """Carry out what membership has decided, and go by what has changed."""
-        for action in actions:
-            self._do_as_member(action)
-        self._note_phase()
-        self._set_timer(self._membership.wake_at)
-        if self._backlog:
-            self._asking.soon()
+    def info(self) -> str:
+        """See ``redis_member.MemberOwner``."""
+        total = self.limits().total
+        room = None if not total else max(0, total - self.slots_taken)
+        return json.dumps({"name": self._name(), "draining": int(self.draining), "room": room}, separators=(",", ":"))
 
-    def _do_as_member(self, action: member.Action) -> None:
-        assert self._incumbents is not None
-        match action:
-            case Join():
-                self._begin(self._join(action))
-            case Beat():
-                self._begin(self._beat(action))
-            case Fence() | Settle() | Leave():
-                self._begin(self._tell(action))
-            case Joined(lease):
-                self._enter(lease)
-            case Settled():
-                self._carry_out(self._slots.settled(self._clock()))
-            case Fenced(lease):
-                self.counters.fenced += 1
-                log.warning("lease lost", extra={"server": lease.server})
-                self._send_all(self._backlog.forget())
-                self._lose(self._slots.leases(), self._slots.lose_all(""))
-            case Cut():
-                now = self._clock()
-                self._is_cut = not self._membership.lease.is_valid(now)
-                self._lose([lease for lease in self._slots.leases() if not lease.is_valid(now)], [])
-            case _:
-                assert_never(action)
-
-    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    def _enter(self, lease: Lease) -> None:
-        """The server has a new epoch."""
-        self._is_cut, self._info_sent = False, ""
+    def entered(self, lease: Lease) -> None:
+        """See ``redis_member.MemberOwner``."""
         self._send_all(self._backlog.forget())
         actions = self._slots.rejoin(lease, self._timing.freeze_s, self._timing.proof_s, self._clock())
         self._relay.join(lease.server)
         self._former = self._slots.leases()
         self._carry_out(actions)
+
+    def settled(self) -> None:
+        """See ``redis_member.MemberOwner``."""
+        self._carry_out(self._slots.settled(self._clock()))
+
+    def fenced(self, lease: Lease) -> None:
+        """See ``redis_member.MemberOwner``."""
+        self.counters.fenced += 1
+        self._send_all(self._backlog.forget())
+        self._lose(self._slots.leases(), self._slots.lose_all(""))
+
+    def cut(self) -> None:
+        """See ``redis_member.MemberOwner``."""
+        now = self._clock()
+        self._lose([lease for lease in self._slots.leases() if not lease.is_valid(now)], [])
 
     def _lose(self, leases: Sequence[Lease], actions: Actions) -> None:
         assert self._incumbents is not None
@@ -435,118 +386,24 @@ class RedisPresence(PresenceBase):
             self._incumbents.lease_lost(lease)
         self._carry_out(actions)
 
-    async def _join(self, join: Join) -> None:
-        try:
-            run, reply, sent_at = await self._link.join(join, time.time(), self._clock)
-        except RedisFault as fault:
-            self._fault = str(fault)
-            self._act(self._membership.join_failed(join, self._clock()))
-            return
-        self._fault = ""
-        self._act(self._membership.joined(join, run, reply.term, reply.is_settled, sent_at, self._clock()))
-        await self._look_at_settings()
-
-    async def _beat(self, beat: Beat) -> None:
-        info = self._info()
-        try:
-            reply = await self._link.beat(beat, "" if info == self._info_sent else info)
-        except TermOver:
-            self._act(self._membership.term_over(beat.stamp, self._clock()))
-            return
-        except EpochOver:
-            self._act(self._membership.epoch_over(beat.epoch, self._clock()))
-            return
-        except RedisFault as fault:
-            self._fault = str(fault)
-            self._act(self._membership.beat_failed(beat, self._clock()))
-            return
-        was_frozen = not self._membership.lease.is_valid(self._clock())
-        self._fault, self._is_cut, self._info_sent = "", False, info
-        beaten = self._membership.beaten(beat, reply.mine, reply.is_settled, reply.beats, reply.infos, self._clock())
-        self._act(beaten)
+    def beaten(self) -> None:
+        """See ``redis_member.MemberOwner``."""
         if self._former and not self._membership.is_joining:
             self._carry_out(self._slots.claim_again(is_settled=self._membership.is_settled))
-        if was_frozen:
-            self._resume()
 
-    def _resume(self) -> None:
-        if self._incumbents is not None and self._membership.lease.is_valid(self._clock()):
+    def resumed(self) -> None:
+        """See ``redis_member.MemberOwner``."""
+        if self._incumbents is not None:
             self._incumbents.resumed()
 
-    async def _tell(self, action: Fence | Settle | Leave) -> None:
-        try:
-            has_changed = await self._link.send(action)
-        except (RedisFault, EpochOver):
-            return  # it is done again, if it is still due
-        except TermOver:
-            self._act(self._membership.term_over(action.stamp, self._clock()))
-            return
-        if isinstance(action, Fence) and has_changed:
-            log.warning("server fenced", extra={"server": action.epoch})
-
-    async def _look_at_settings(self) -> None:
-        try:
-            facts = await self._link.facts()
-        except RedisFault:
-            return  # beats notice that as well
-        cautions = [] if facts is None else cautions_of(facts, self._timing)
-        for caution in cautions:
-            if caution not in self._cautions:
-                log.warning("two servers may hold a device", extra={"presence": self._location, "reason": caution})
-        self._cautions = cautions
-
-    def _info(self) -> str:
-        total = self.limits().total
-        room = None if not total else max(0, total - self.slots_taken)
-        return json.dumps({"name": self._name(), "draining": int(self.draining), "room": room}, separators=(",", ":"))
-
-    # -- time
-
-    def _set_timer(self, wake_at: float) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        now, until = self._clock(), self._membership.lease.until
-        at = min(wake_at, until) if until > now else wake_at  # the end of the lease is an event for the log
-        if at < math.inf and not self._is_closed:
-            self._timer = asyncio.get_running_loop().call_later(max(0.0, at - now), self._wake)
-
-    def _wake(self) -> None:
-        self._timer = None
-        self._membership.inbox_read_at = self._relay.last_read_at
-        self._act(self._membership.wake(self._clock()))
-
-    # -- for operators
-
-    def _note_phase(self) -> None:
-        """One line for each change."""
-        before, self._phase = self._phase, self._phase_now()
+    def changed(self) -> None:
+        """See ``redis_member.MemberOwner``."""
         if self._overview is not None and self._has_overview():
             self._overview.set_result(None)
             self._overview = None
         self._note_lease()
-        if self._phase is before:
-            return
-        extra: dict[str, object] = {"presence": self._location}
-        match self._phase:
-            case PresencePhase.READY:
-                extra |= {"server": self._membership.epoch, "term": self._membership.term}
-                log.info("presence ready", extra=extra)
-            case PresencePhase.SETTLING:
-                extra |= {"server": self._membership.epoch, "term": self._membership.term}
-                log.info("presence settling", extra=extra | {"seconds": round(self._timing.watch_s, 1)})
-            case PresencePhase.JOINING | PresencePhase.SILENT:
-                if before not in (PresencePhase.JOINING, PresencePhase.SILENT):
-                    log.warning("presence unavailable", extra=extra | {"reason": self._detail()})
-            case PresencePhase.FROZEN:
-                log.warning("presence frozen", extra=extra | {"reason": self._detail()})
-            case PresencePhase.CUT:
-                log.warning("presence cut", extra=extra | {"reason": self._detail()})
-
-    def _phase_now(self) -> PresencePhase:
-        if self._is_closed:
-            return PresencePhase.CLOSED
-        return phase_of(self._membership, self._fault, is_cut=self._is_cut, now=self._clock())
+        if self._backlog:
+            self._asking.soon()
 
 
 def _generation(holder: Holder) -> Generation:

@@ -31,5 +31,5 @@ async def test_a_cut_spares_the_connections_that_have_a_lease() -> None:
         presence._slots.reserve(grant)
         presence._slots.register(grant, 50.0)
         connections.open.append(grant)
-    presence._do_as_member(Cut())
+    presence._member._do(Cut())
     assert connections.lost == [over]

@@ -178,9 +178,9 @@ async def test_a_server_goes_on_once_a_key_that_another_program_has_overwritten_
         assert isinstance(presence, RedisPresence)
         epoch = presence.lease.server
         own_redis.command("HSET", servers, "theirs", "no beat")
-        await eventually(lambda: "unreadable" in presence._fault)
+        await eventually(lambda: "unreadable" in presence._member.fault)
         own_redis.command("HDEL", servers, "theirs")
-        await eventually(lambda: not presence._fault)
+        await eventually(lambda: not presence._member.fault)
         own_redis.command("SET", servers, "mine")
         await eventually(lambda: "another type" in presence._relay.status().detail)
         own_redis.command("DEL", servers)

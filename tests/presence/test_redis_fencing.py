@@ -27,5 +27,5 @@ async def test_a_fence_is_logged_only_if_it_has_ended_an_epoch(
 
     monkeypatch.setattr(presence._link, "_exchange", exchange)
     with caplog.at_level(logging.INFO, "cocoa.presence"):
-        await presence._tell(Fence("1:run", "a1", 7))
+        await presence._member._send(Fence("1:run", "a1", 7))
     assert [record.getMessage() for record in caplog.records] == logged
