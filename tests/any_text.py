@@ -1,4 +1,4 @@
-"""Texts that somebody or something may hand over: any at all, undecodable ones, and valid ones with a slip in them."""
+"""Texts from untrusted sources: arbitrary, undecodable, and valid ones with a small error."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def slips_in(valid: Sequence[str]) -> st.SearchStrategy[str]:
 
 
 def argument(text: str) -> str:
-    """``text`` as a process gets it that somebody has started with it: without NUL, undecodable bytes as surrogates."""
+    """``text`` as an argument or variable reaches a process: without NUL, with undecodable bytes as surrogates."""
     return os.fsdecode(text.replace("\0", "").encode("utf-8", "surrogatepass"))
 
 

@@ -1,4 +1,4 @@
-"""Connections of a Hub that write down what is asked of them."""
+"""Connections of a Hub that record their calls."""
 
 from __future__ import annotations
 

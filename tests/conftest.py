@@ -1,4 +1,4 @@
-"""Fixtures and markers for every test. The broker is started only when a test asks for it."""
+"""Fixtures and markers for every test. The broker is started only when a test requests it."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def pytest_report_header() -> str:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out, and count as left out, what the broker at hand cannot do."""
+    """Skip tests that the available broker does not support."""
     from testing.kafka_server import which_broker
 
     if which_broker() == "apache":
@@ -152,7 +152,7 @@ def _restartable_kafka(request: pytest.FixtureRequest) -> Iterator[KafkaServer |
 def own_kafka(
     _restartable_kafka: KafkaServer | TansuServer, request: pytest.FixtureRequest
 ) -> KafkaServer | TansuServer:
-    """A broker of this process, running, which a test may stop, kill or freeze, and leave so.
+    """A running broker of this process, which a test may stop, kill or freeze, and leave in that state.
 
     The tests of one process share it, and keep apart by their topics' names. While it is away, a test's own clients
     may log what kafka-python has to say, which no test promises.

@@ -93,7 +93,7 @@ class Watch:
 
 
 def shown(record: logging.LogRecord) -> str:
-    """A record as a failing test quotes it: level, logger, message, what came in ``extra``, and the traceback."""
+    """A record as a failing test quotes it: level, logger, message, the fields of ``extra``, and the traceback."""
     extra = "".join(f" {key}={value!r}" for key, value in vars(record).items() if key not in _STANDARD)
     return logging.Formatter("%(levelname)s %(name)s: %(message)s" + extra.replace("%", "%%")).format(record)
 

@@ -93,7 +93,7 @@ class Harness:
         return cls(gateway)
 
     async def stop(self) -> None:
-        """Close whatever the test has left open, then drain the gateway."""
+        """Close everything that the test has left open, then drain the gateway."""
         for device in self._devices:
             if not device.transport.is_closing():
                 device.transport.abort()
@@ -104,7 +104,7 @@ class Harness:
         self._check_labels()
 
     def _check_labels(self) -> None:
-        """What has been counted is in the list of labels, and so on ``/metrics`` from the start."""
+        """Check that every counted label is in the list of labels, and so on ``/metrics`` from the start."""
         counters = self.gateway.counters
         counted = {f"cocoa_{row.name}": getattr(counters, row.name) for row in dataclasses.fields(counters)}
         counted["cocoa_connections_closed"] = counted.pop("cocoa_closed")
@@ -144,7 +144,7 @@ class Harness:
         return device
 
     async def raw(self, device_id: str = "doll", **options: Any) -> RawDevice:
-        """A device that does what it is told, connected."""
+        """A connected device under the test's control."""
         device = await self.upgrade(self.token(device_id), **options)
         assert device.response.status == 101, device.response
         return device

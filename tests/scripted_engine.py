@@ -1,4 +1,4 @@
-"""A speech engine without speech: the audio it is given is the text, and it does what a test tells it."""
+"""A scripted speech engine: its audio is the text, and a test controls it."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class ScriptedStream:
         self.cancelled = True
 
     def fail(self, error: SpeechError) -> None:
-        """End it: whoever waits for it hears of it now."""
+        """End the stream with an error; pending calls raise it now."""
         self.error = error
         self.engine.changed.set()
 

@@ -40,7 +40,7 @@ MIB = 1024 * 1024
 
 
 class _Stream(ScriptedStream):
-    """Hears one word in whatever it is given."""
+    """Recognizes one word in any audio."""
 
     async def feed(self, data: bytes) -> None:
         self.fed += data

@@ -48,7 +48,7 @@ def canaries_of(harness: Harness) -> Canaries:
 
 
 async def arrived(harness: Harness, more: int = 6) -> None:
-    """Wait until so many more messages have reached their canaries, and some each."""
+    """Wait until this many more messages have reached their canaries, and at least one each."""
     received = harness.gateway.counters.canary
     goal = received.routed + more
     await eventually(lambda: received.routed >= goal and canaries_of(harness).state is CanaryState.READY)
@@ -297,7 +297,7 @@ async def test_a_server_that_freezes_keeps_messages_back_and_none_leaks_or_gets_
 
 @dataclass
 class FakeBroker:
-    """Keeps what is published, and answers when it is told to."""
+    """Records publications, and acknowledges on demand."""
 
     state: BrokerState = BrokerState.READY
     published: list[tuple[str, bytes, Mapping[str, bytes] | None, asyncio.Future[None]]] = field(default_factory=list)

@@ -41,7 +41,7 @@ def record(device_id: str, number: int, **fields: object) -> bytes:
 
 
 def message(value: bytes) -> bytes:
-    """What the device is to get for a record."""
+    """The message that the device must get for a record."""
     return json.dumps({"type": "transcription"} | json.loads(value), separators=(",", ":")).encode()
 
 
@@ -74,7 +74,7 @@ class Hearing:
 
 
 class LateKafka(KafkaBroker):
-    """Consumes only when it is told to, so that devices can be there before the first record is."""
+    """Consumes on demand, so that devices can connect before the first record is read."""
 
     def start(self, sink: Any, decode: Decoder) -> None:
         self._late = sink, decode
@@ -116,7 +116,7 @@ class Site:
         return gateway
 
     async def start_late(self) -> tuple[Harness, LateKafka]:
-        """A gateway that takes devices, and reads its first record when the broker is told to begin."""
+        """A gateway that accepts devices, and reads its first record on demand."""
         settings = Settings(**self.settings)
         broker = LateKafka(kafka_options(settings))
         return await self._start(settings, broker), broker
@@ -395,7 +395,7 @@ async def test_a_slow_device_holds_up_no_other_and_costs_no_rebalance(
 async def test_through_an_outage_devices_stay_and_every_acknowledged_record_comes_once_and_in_order(
     own_site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The canaries tell, too."""
+    """The canaries show it, too."""
     monkeypatch.setattr(canaries, "DEADLINE_S", 2.0)
     gateway = await own_site.start_ready(canary_interval_s=0.2)
 

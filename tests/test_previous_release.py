@@ -145,7 +145,7 @@ class Opened:
         )
 
     async def hear(self, connection: ClientConnection, expected: Received) -> None:
-        """Receive what is expected, field for field."""
+        """Receive the expected messages, field for field."""
         if expected.missed:
             assert await _receive(connection) == {"type": "gap", "missed": expected.missed}
         messages = [await _receive(connection) for _ in expected.texts]
@@ -233,7 +233,7 @@ async def _for_each(
 
 
 async def _hear_after(opened: Opened, cursors: dict[str, HandedOut]) -> dict[str, ClientConnection]:
-    """Connect each device with its cursor; it hears what came after it, and nothing else."""
+    """Connect each device with its cursor: it gets the messages after it, and no others."""
     connections = {
         device_id: await opened.connect(device_id, f"&after={handed_out.cursor}")
         for device_id, handed_out in cursors.items()

@@ -63,7 +63,7 @@ def wanted(start: int, count: int) -> list[str]:
 
 
 async def say(site: Site, start: int, count: int) -> None:
-    """All with one timestamp, as a backend that sets its own may: the offset alone tells them apart."""
+    """All with one timestamp, as a backend may set it: only the offset distinguishes them."""
 
     def send() -> None:
         with writer(site.server.bootstrap) as producer:
@@ -117,7 +117,7 @@ async def test_a_mailbox_knows_the_new_topic_from_the_old_one_through_a_restart(
 
 
 async def committing(site: Site, offset: int) -> int | None:
-    """What the group has committed, once it is that."""
+    """Wait until the group has committed this, and return it."""
     end = asyncio.get_running_loop().time() + KAFKA_PATIENCE_S
     while (found := await site.committed()) != offset and asyncio.get_running_loop().time() < end:
         await asyncio.sleep(0.1)

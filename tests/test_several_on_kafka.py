@@ -57,7 +57,7 @@ async def has_sound_canaries(*gateways: Harness) -> None:
 
 
 def texts(hearing: Hearing, partition: int) -> list[bytes]:
-    """What a device has heard of one partition, without cursors."""
+    """The messages that a device has received of one partition, without cursors."""
     found = [json.loads(heard) for heard in hearing.heard]
     for each in found:
         each.pop("cursor", None)

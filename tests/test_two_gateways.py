@@ -36,7 +36,7 @@ IN_MEMORY = pytest.mark.parametrize("neighbors", ["memory"], indirect=True)
 
 
 def shorten_challenges(*harnesses: Harness) -> None:
-    """For tests in which somebody stays silent."""
+    """For tests in which a client stays silent."""
     for harness in harnesses:
         live = harness.gateway.parts.live
         live.now = dataclasses.replace(live.now, slots=dataclasses.replace(live.now.slots, challenge_s=0.3))

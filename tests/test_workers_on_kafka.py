@@ -1,4 +1,4 @@
-"""``cocoa serve --workers 2`` as it is meant to run: on a real Kafka, with presence in a real Redis."""
+"""``cocoa serve --workers 2`` as in production: on a real Kafka, with presence in a real Redis."""
 
 from __future__ import annotations
 

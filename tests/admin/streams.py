@@ -13,9 +13,9 @@ from .conftest import BASE, admin_token
 
 
 class EventStream:
-    """One watcher, from its request on.
+    """One watcher's stream.
 
-    :ivar comments: what was read beside events, without the colon
+    :ivar comments: the comments that were read, without the colon
     """
 
     def __init__(self, device: RawDevice) -> None:

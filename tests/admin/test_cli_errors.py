@@ -1,4 +1,4 @@
-"""``cocoa admin``: where the token is from, and what is said of each problem."""
+"""``cocoa admin``: the source of the token, and the error for each problem."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""``cocoa admin`` and what is no gateway, or none that means well: one line for each problem, and no answer controls a
-terminal."""
+"""``cocoa admin`` against servers that are not gateways, or hostile: one line for each problem, and no answer controls
+a terminal."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_an_answer_of_another_form_is_one_line(command: tuple[str, ...]) -> None
 
 
 def answers_with(text: str) -> dict[str, object]:
-    """The answer to each command, with one text wherever there may be one of a stranger's."""
+    """The answer to each command, with one text in each place where a device or a producer may put text."""
     connection = {
         "server": text,
         "generation": text,

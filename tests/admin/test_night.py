@@ -89,7 +89,7 @@ async def test_the_page_shows_what_the_commands_print(
 
 
 async def plant(gateway: Harness) -> None:
-    """What has happened before the first question."""
+    """The events before the first question."""
     doll = await gateway.upgrade(gateway.token("doll-1", groups=["kitchen"]))
     for device_id in ("doll-3", "doll-4", "doll-5"):
         await (await gateway.upgrade(gateway.token(device_id, groups=["kitchen"]))).end()

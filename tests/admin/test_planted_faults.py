@@ -44,7 +44,7 @@ PARTITIONS = 3
 
 
 async def line(gateway: Harness, message_id: str) -> str:
-    """What the command prints first."""
+    """The first line that the command prints."""
     env = {"COCOA_ADMIN_TOKEN": admin_token()}
     url = f"http://127.0.0.1:{gateway.port}"
     result = await asyncio.to_thread(invoke, "trace", message_id, "--url", url, env=env)

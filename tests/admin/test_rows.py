@@ -106,7 +106,7 @@ def test_the_newest_connection_decides_what_a_device_is() -> None:
 
 
 def test_a_page_without_rows_that_has_more_hides_nobody() -> None:
-    """All devices of the page have gone meanwhile."""
+    """All devices of the page have disconnected meanwhile."""
     gone = Page((), True)
     rows, _ = merge([gone, page({"x"}, Selection())], 10)
     assert [each.device_id for each in rows] == ["x"]

@@ -83,7 +83,7 @@ def reply_with(relay: MemoryRelay, body: bytes) -> None:
 
 
 async def some_turns() -> None:
-    """What has been sent is handed over, and answered."""
+    """Deliver the queries that were sent, and their answers."""
     for _ in range(10):
         await asyncio.sleep(0)
 

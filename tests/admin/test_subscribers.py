@@ -102,7 +102,7 @@ def test_what_the_relay_does_not_take_is_told_once_it_takes_something_again() ->
 
 
 def test_the_next_batch_waits_until_the_relay_has_taken_the_last() -> None:
-    """A relay that is away holds one batch, however many events come."""
+    """An unavailable relay holds one batch, for any number of events."""
 
     async def test() -> None:
         source = Source()

@@ -1,5 +1,5 @@
-"""What the admin API says of a message that no server remembers: from the results topic, the boxes, the
-quarantine. The gateways remember nothing, as after a restart."""
+"""Traces of messages that no server remembers: from the results topic, the boxes, the quarantine. The gateways remember
+nothing, as after a restart."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the admin API says of a message afterwards: every step and every outcome, on one server and on several."""
+"""Traces of messages: every step and every outcome, on one server and on several."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ async def outcomes(gateway: Harness, message_id: str) -> dict[str, str | None]:
 
 
 async def becomes(gateway: Harness, message_id: str, expected: dict[str, str | None]) -> dict[str, Any]:
-    """Ask until that is what became of it."""
+    """Ask until the trace has this outcome."""
     for _ in range(500):
         if await outcomes(gateway, message_id) == expected:
             return await trace(gateway, message_id)
@@ -354,7 +354,7 @@ async def test_a_message_that_is_never_stored_is_lost_with_its_connection(start_
 async def test_a_message_that_is_never_stored_is_an_overflow_if_it_cannot_wait(
     start_admin: StartAdmin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The device has yet to read what was stored before."""
+    """The device has yet to read the messages that were stored before."""
     gateway = await start_admin(mailbox="memory://")
     monkeypatch.setattr("cocoa_tornado.connection.transients.MOST_MESSAGES", 1)
     with nothing_is_written():

@@ -74,7 +74,7 @@ def rejection_of(example: Example) -> Rejection:
 
 
 def resolved(reference: str) -> Any:
-    """What a reference within the document refers to. Raises KeyError."""
+    """Resolve a reference within the document. Raises KeyError."""
     assert reference.startswith("#/"), reference
     found: Any = DOCUMENT
     for part in reference[2:].split("/"):

@@ -36,7 +36,7 @@ async def hear(device: ClientConnection) -> str:
 
 
 async def produce_examples(gateway: Harness, devices: dict[str, ClientConnection]) -> list[str]:
-    """Produce each record and await its messages, one after another. Return what came beyond the documented text."""
+    """Produce each record and await its messages, one after another. Return the messages beyond the documented ones."""
     rest = []
     for example in examples_of(*RECORDS):
         await gateway.broker.append(RESULTS, None, example.text.encode(), json_headers(example))

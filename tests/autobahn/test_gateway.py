@@ -55,7 +55,7 @@ class Conversation:
         self._seen: list[Event] = []  # on the wire
 
     async def problem(self) -> str | None:
-        """What is wrong with what the gateway makes of the case, as a report for people."""
+        """The differences between the gateway's and the expected behavior, as a report for people."""
         case, expected = self._case, list(self._case.expected)
         if not any(isinstance(event, Closed) for event in expected):
             expected.append(Closed(1000))

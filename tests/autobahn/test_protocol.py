@@ -84,7 +84,7 @@ def octets_of_headers(sends: Sequence[bytes]) -> list[bytes]:
 
 
 def problems(case: Case) -> Iterator[str]:
-    """What is wrong with what the server makes of the case, as reports for people."""
+    """The differences between the server's and the expected behavior, as reports for people."""
     for how, parts in cuts(case):
         server = Server()
         is_closed = False

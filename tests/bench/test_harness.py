@@ -1,4 +1,4 @@
-"""The order of the turns, and what becomes of a contender that does not finish."""
+"""The order of the turns, and the handling of a contender that does not finish."""
 
 from __future__ import annotations
 

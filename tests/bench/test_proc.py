@@ -1,4 +1,4 @@
-"""What is read from /proc."""
+"""Reading /proc."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is made of the samples: medians, ranges, ratios, sizes that fit."""
+"""Statistics of the samples: medians, ranges, ratios, sizes that fit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Offsets that hold nothing for a device: what was rolled back, the ends of transactions, what the log has deleted."""
+"""Offsets without a record for a device: aborted transactions, the ends of transactions, deleted parts of the log."""
 
 from __future__ import annotations
 

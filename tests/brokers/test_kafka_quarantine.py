@@ -1,5 +1,5 @@
-"""A quarantine topic that takes no copies: the stream goes on, and an offset is held back for a minute. Then its record
-is lost to quarantine, with a log line that names its offset."""
+"""A quarantine topic that accepts no copies: the stream continues, and an offset is held back for a minute. Then its
+record is lost to quarantine, with a log line that names its offset."""
 
 from __future__ import annotations
 

@@ -57,8 +57,8 @@ class Group:
 
     @contextlib.asynccontextmanager
     async def writing(self) -> AsyncIterator[None]:
-        """At the end, check that nothing is missing and that each partition came in its order. What a revoke could not
-        commit in time may come again, from there on."""
+        """At the end, check that no record is missing and that each partition arrived in order. Records that a revoke
+        could not commit in time may arrive again."""
 
         async def write() -> None:
             for number in count():

@@ -1,5 +1,5 @@
-"""What a kafka-python consumer does while it waits for records: whether the brokers are there is seen from their other
-answers, and the wait can be ended."""
+"""A kafka-python consumer that waits for records: it recognizes available brokers by their other answers, and the wait
+can be interrupted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the embedded broker promises beyond the port."""
+"""The embedded broker's promises beyond the port."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     server: TokenEndpoint
 
     def do_GET(self) -> None:
-        """What a client that follows a redirect of a POST does."""
+        """Record a GET, which only a client sends that follows a redirect of a POST."""
         self.server.requests.append((self.headers["Authorization"], {}))
         self.send_response(404)
         self.end_headers()

@@ -1,4 +1,4 @@
-"""Which users listen on a port, and what is not sent to another one."""
+"""Finding the users that listen on a port, so that no token is sent to another user."""
 
 from __future__ import annotations
 

@@ -103,7 +103,7 @@ def test_two_gateways_share_one_port_and_a_parent(tmp_path: Path) -> None:
 
 
 def test_the_parent_reloads_its_log_level(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is invalid is the workers' to report."""
+    """The workers, not the parent, report invalid settings."""
     levels: list[str] = []
     monkeypatch.setattr("cli.parent.set_level", levels.append)
     for variables in ({"COCOA_LOG_LEVEL": "debug"}, {"COCOA_LOG_LEVEL": "loud"}, {}):

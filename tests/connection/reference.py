@@ -1,4 +1,4 @@
-"""What the gateway has to make of a client's bytes: written a second time, as plainly as possible, to compare with.
+"""A second implementation of the server's side of a WebSocket, as plain as possible, to compare with.
 
 The whole stream is at hand, nothing is kept between two calls, and nothing is fast. RFC 6455, and the rule that each
 message, each ping, each pong that nobody asked for and each small fragment counts against a budget.
@@ -17,7 +17,7 @@ SMALL = 126  # bytes: a fragment below it counts
 
 
 class Heard(NamedTuple):
-    """What a stream means.
+    """The meaning of a stream.
 
     :ivar answer: the payload of the pong that is owed, if one is
     :ivar code: of our close frame: why it is a fault, or the client's own; None: there is none, or it says nothing

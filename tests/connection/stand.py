@@ -72,7 +72,7 @@ class RefusingBroker(MemoryBroker):
 
 
 class Stand:
-    """What the connections of a process share, on the test's own loop.
+    """The context that the connections of a process share, on the test's own loop.
 
     Pings, pong timeouts and the write wait go by :attr:`now`, which only :meth:`pass_time` moves.
     """
@@ -124,7 +124,7 @@ class Stand:
         await self.broker.close(1.0)
 
     async def connect(self, device_id: str = "doll", **options: Any) -> tuple[DeviceConnection, RawDevice]:
-        """A connection as it is after the handshake, and the device at its other end."""
+        """A connection after the handshake, and the device at its other end."""
         device = await RawDevice.connect(self._listener.getsockname()[1], **options)
         self._devices.append(device)
         ours, _ = await asyncio.get_running_loop().sock_accept(self._listener)
@@ -157,7 +157,7 @@ class Stand:
             self.housekeeping.look(self.now)
 
     async def rest(self) -> None:
-        """Let the loop and the sockets go on."""
+        """Let the loop and the sockets run."""
         await asyncio.sleep(0.01)
 
     @property

@@ -1,6 +1,6 @@
-"""What a connection reads from its device's box, and what it sends and marks, across losses of the mailbox.
+"""Reading a device's box, sending and marking its messages, across losses of the mailbox.
 
-The two lanes on one connection, and what overtakes what, are in ``test_delivery_machine.py``.
+The two lanes on one connection, and overtaking, are in ``test_delivery_machine.py``.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Contract sections 3 and 4, where a socket, the kernel or the event loop has a part in it.
+"""Contract sections 3 and 4, as far as a socket, the kernel or the event loop is involved.
 
-What a connection decides is in ``test_protocol.py``.
+The decisions of a connection are in ``test_protocol.py``.
 """
 
 from __future__ import annotations

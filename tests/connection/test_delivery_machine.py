@@ -139,7 +139,7 @@ class Delivering(RuleBasedStateMachine):
         self.connection: DeviceConnection | None = None
 
     def do(self, act: Callable[[], T]) -> T:
-        """Within the loop, which then goes on until it has nothing to do."""
+        """Call within the loop, and run it until it is idle."""
 
         async def doing() -> T:
             result = act()
@@ -220,7 +220,7 @@ class Delivering(RuleBasedStateMachine):
         return found
 
     def _count_missed(self) -> None:
-        """A gap notice counts once the kernel has taken it: the device may be gone by then."""
+        """A gap notice counts once the kernel has taken it, even if the device has disconnected by then."""
         found = [json.loads(payload) for payload in self._taken()]
         self.written |= {message["text"] for message in found if message["type"] == "t"}
         self.missed += sum(message["missed"] for message in found if message["type"] == "gap")
@@ -248,7 +248,7 @@ class Delivering(RuleBasedStateMachine):
 
     @rule()
     def reconnect(self) -> None:
-        """What the kernel has taken and the device has not got, it never gets."""
+        """Bytes that the kernel has taken and the device has not received are lost."""
         self.do(self.ours.cut)
         self._count_missed()
         self.reconnects += 1
@@ -284,7 +284,7 @@ class Delivering(RuleBasedStateMachine):
         is_next_turn=st.booleans(),
     )
     def live(self, messages: list[Priority], size: int, frames: int, is_next_turn: bool) -> None:
-        """What is stored is written as far as there is room for it, and heard in part."""
+        """Stored messages are written as far as there is room, and partly received."""
         self.answer()
         if is_next_turn:
             self.read(size)

@@ -53,7 +53,7 @@ class Far:
 
 
 def blocking_end(sock: socket.socket) -> bytes:
-    """What the other end still sent before it closed."""
+    """The data that the other end sent before it closed."""
     sock.settimeout(10)
     return sock.recv(100)
 
@@ -63,7 +63,7 @@ MakePair = Callable[..., contextlib.AbstractAsyncContextManager[Pair]]
 
 
 def tcp(room: int) -> tuple[socket.socket, socket.socket]:
-    """A connection over loopback whose kernels hold so many bytes, about."""
+    """A connection over loopback whose kernels buffer about this many bytes."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         theirs = socket.socket()
         theirs.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, room)
@@ -116,7 +116,7 @@ over_tls = pytest.mark.parametrize("pair", ["tls"], indirect=True)
 
 
 class Reader:
-    """Reads pieces of so many bytes, one each time it is called."""
+    """Reads one piece of this many bytes per call."""
 
     def __init__(self, near: DeviceSocket, size: int = 1 << 16) -> None:
         self._near, self._size = near, size

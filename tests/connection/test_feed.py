@@ -39,7 +39,7 @@ LIMITS = BoxLimits()
 
 
 class SlowMailbox(MemoryMailbox):
-    """Looks into a box only when told to."""
+    """A mailbox that answers looks only on demand."""
 
     def __init__(self) -> None:
         super().__init__(BoxLimits())
@@ -176,7 +176,7 @@ async def say(feed: BoxFeed, mailbox: MemoryMailbox, at: int, options: Options |
 
 
 async def acknowledge_and_leave(mailbox: SlowMailbox, number: int) -> Counters:
-    """A device sends an acknowledgement, and is gone before the gateway has looked into its box."""
+    """A device sends an acknowledgement, and disconnects before the gateway has looked into its box."""
     await mailbox.start()
     entries = [Entry("doll", b'{"type":"t","n":%d}' % at, 1, "results/0", at) for at in range(3)]
     await mailbox.append(entries)

@@ -1,4 +1,4 @@
-"""The process's one timer: what is due to one connection does not depend on another."""
+"""The process's one timer: no connection's work depends on another connection."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from cocoa_tornado.rules.close_codes import CloseReason
 
 
 class Connection:
-    """Notes what is done to it, and fails in one step."""
+    """Records its calls, and fails in one of them."""
 
     def __init__(self, fails_to: str = "") -> None:
         self.fails_to, self.done = fails_to, ""

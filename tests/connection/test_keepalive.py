@@ -1,4 +1,4 @@
-"""Contract section 4: a ping every 30 s, gone within 60 s of the last sign of life."""
+"""Contract section 4: a ping every 30 s, and a close within 60 s of the last sign of life."""
 
 from __future__ import annotations
 

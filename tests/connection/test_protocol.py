@@ -69,7 +69,7 @@ class Device:
         self.protocol.advance(self.now, self.limits)
 
     def is_blocked(self, taken: int = 0, committed: int | None = None) -> list[Sent]:
-        """All that remains in the write, of which the socket has taken so many bytes.
+        """The socket has taken this many bytes of a write. Return the frames that remain in it.
 
         :param committed: None: the socket must be given all of it
         """
@@ -544,7 +544,7 @@ def test_a_device_that_is_not_read_from_has_more_time_and_once_more_when_it_is()
 
 @pytest.mark.parametrize("has_unread", [True, False])
 def test_a_device_that_vanishes_while_it_is_not_read_from_does_not_acknowledge_the_next_ping(has_unread: bool) -> None:
-    """What it said before lies in the socket, and says nothing about its being alive."""
+    """Earlier data that is still in the socket does not prove that the client is alive."""
     device = Device()
     device.protocol.ping(device.now)
     device.is_sent()

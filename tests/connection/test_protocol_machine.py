@@ -1,4 +1,4 @@
-"""Whatever a client, its socket, the gateway and the clock do, in any order: what holds for every connection."""
+"""Invariants of every connection, for any sequence of actions of the client, its socket, the gateway and the clock."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ RARE = st.sampled_from([frame(CLOSE), frame(CLOSE, b"\x03\xe8bye"), frame(TEXT, 
 
 
 class Connections(RuleBasedStateMachine):
-    """One connection, and beside it what is known of it from outside."""
+    """One connection, and a model of it."""
 
     @initialize()
     def begin(self) -> None:
@@ -218,7 +218,7 @@ class Connections(RuleBasedStateMachine):
             assert self.protocol.data_to_send(TAKER) == b""
 
     def teardown(self) -> None:
-        """However it was left, it comes to its end once it is ended and the clock goes on."""
+        """From every state, an ended connection closes as the clock advances."""
         if not hasattr(self, "protocol"):
             return
         self.gateway_ends_it(False)

@@ -24,7 +24,7 @@ NOW = 100.0
 
 
 def listen(pieces: Sequence[bytes], is_pinged: bool) -> Heard:
-    """What the protocol makes of a stream."""
+    """The protocol's reading of a stream."""
     protocol = DeviceProtocol(NOW)
     if is_pinged:
         protocol.ping(NOW)

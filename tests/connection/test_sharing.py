@@ -53,12 +53,12 @@ class Sharing:
         await self.stand.rest()
 
     async def send(self, count: int, options: Options | None = None) -> None:
-        """Route so many messages, numbered from 0, one in each turn of the loop."""
+        """Route this many messages, numbered from 0, one in each turn of the loop."""
         for _ in range(count):
             await self.send_at_once(1, options)
 
     async def send_at_once(self, count: int, options: Options | None = None) -> None:
-        """Route so many messages in one turn of the loop."""
+        """Route this many messages in one turn of the loop."""
         records = [self._next_record(options) for _ in range(count)]
         if self.mailbox is None:
             self.local.send_each(Batch(records))

@@ -1,4 +1,4 @@
-"""Transient messages that wait until what was stored before them has been passed on."""
+"""Transient messages that wait until the messages stored before them have been passed on."""
 
 from __future__ import annotations
 

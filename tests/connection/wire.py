@@ -1,4 +1,4 @@
-"""What the server has sent, taken apart: frames are unmasked and whole, or the test fails."""
+"""Parses the server's frames, which must be unmasked and complete."""
 
 from __future__ import annotations
 

@@ -103,7 +103,7 @@ async def states(page: Page, gateway: Harness) -> AsyncIterator[str]:
 
 
 async def found(start_admin: StartAdmin, folder: Path, script: str, expression: str, clean: object) -> dict[str, Any]:
-    """What a script says of each state in each look, unless that is ``clean``."""
+    """The findings of a script for each state and each look that is not ``clean``."""
     gateway = await start(start_admin)
     complaints = {}
     async with chromium(folder) as browser:

@@ -173,7 +173,7 @@ console.log(left, await last);
 
 
 def in_node(script: str, module: str) -> str:
-    """What a script prints that gets the URL of one of the console's modules as its argument."""
+    """The output of a script that gets the URL of one of the console's modules as its argument."""
     command = ["node", "--input-type=module", "--eval", script, (STATIC / "js" / module).as_uri()]
     return subprocess.run(command, capture_output=True, check=True, text=True, timeout=60).stdout
 

@@ -1,4 +1,4 @@
-"""What is handed over to one sibling."""
+"""The records that are handed over to one sibling."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""The records of a device arrive in order and none is lost, whatever moves, ends or is late (handover.rules)."""
+"""The records of a device arrive in order and none is lost, while devices move and siblings end or are late
+(handover.rules)."""
 
 from __future__ import annotations
 
@@ -281,7 +282,7 @@ def test_after_a_beginning_that_has_failed_the_next_one_comes_later() -> None:
 
 
 def test_a_sibling_that_returns_records_and_receives_no_fence_does_not_keep_its_devices_waiting() -> None:
-    """It is cut off from Redis by itself. Its device goes on elsewhere meanwhile."""
+    """Only this worker is cut off from Redis. Its device reconnects elsewhere meanwhile."""
     here: set[str] = set()
     rules = Destinations(here)
     done: list[int] = []

@@ -1,4 +1,4 @@
-"""Key documents: sets, single keys and files, and what is wrong with one."""
+"""Key documents: sets, single keys and files, and their errors."""
 
 from __future__ import annotations
 

@@ -411,7 +411,7 @@ async def test_a_closed_mailbox_stores_nothing_more(stand: Stand) -> None:
 
 
 async def test_a_call_stores_all_of_its_entries_or_waits(stand: Stand) -> None:
-    """The same call again, as after a crash, adds what is missing: here nothing."""
+    """The same call again, as after a crash, stores the missing messages: here none."""
     mailbox = await stand.open()
     batch: list[Entry] = [entry(n, f"d{n % 7}") for n in range(1000)]
     first = await mailbox.append(batch)

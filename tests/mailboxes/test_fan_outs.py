@@ -45,7 +45,7 @@ async def join(mailbox: Mailbox, *device_ids: str, audiences: Iterable[str] = (K
 
 
 async def complete(steps: list[FanOutStep], count: int = 1) -> None:
-    """So many fan-outs are complete."""
+    """This many fan-outs are complete."""
     await until(lambda: sum(step.is_last for step in steps) >= count)
 
 
@@ -243,7 +243,7 @@ async def test_a_small_fan_out_does_not_wait_for_a_large_one_nor_overtake_it(sta
 async def test_a_device_that_leaves_the_audience_during_a_fan_out_gets_it_neither_then_nor_when_it_joins_again(
     stand: Stand,
 ) -> None:
-    """Whether its turn has come or not: what has been stored for it is withdrawn."""
+    """Leaving withdraws a fan-out's message, before and after it is stored."""
     mailbox = await stand.open()
     steps = watch(mailbox)
     devices = [f"d{n}" for n in range(2 * FAN_OUT_STEP)]

@@ -96,7 +96,7 @@ async def test_a_group_whose_reply_was_lost_wakes_once_and_still_says_whom(
 
 
 async def test_a_message_that_was_stored_earlier_wakes_as_well(stand: Stand) -> None:
-    """It may have been stored by a server that has ended before it could wake anybody."""
+    """The server that stored it may have ended before it could wake another."""
     stand.hold("doll", "b:1:5")
     entry = Entry("doll", b"{}", 1, "results/0", 7)
     assert await stand.mailbox.append([entry]) == [1]

@@ -43,7 +43,7 @@ def fan_out(offset: int, payload: bytes = b"{}", options: Options | None = None)
 
 
 async def joined(mailbox: Mailbox, count: int) -> list[FanOutStep]:
-    """So many devices join; returns the steps of fan-outs from now on."""
+    """Have this many devices join; return the steps of fan-outs from now on."""
     await asyncio.gather(*(mailbox.join(f"d{n}", frozenset((ALL,))) for n in range(count)))
     steps: list[FanOutStep] = []
     mailbox.watch_fan_outs(steps.append)

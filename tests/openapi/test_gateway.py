@@ -96,7 +96,7 @@ class Probed:
 
 
 async def fill(gateway: Harness) -> None:
-    """What the document's examples name is there, and a device that none of them names."""
+    """A gateway with everything that the document's examples name, and one further device."""
     for device_id, user_id, group in (("doll-1", 99, "kitchen"), ("doll-2", "ann", "hall")):
         await gateway.connect_with(gateway.token(device_id, user_id=user_id, groups=[group]))
     await gateway.publish("doll-1", "good night", id="lullaby-17")

@@ -1,4 +1,4 @@
-"""What the scripts of presence promise, on any store: ``test_redis_scripts.py`` and, on a real Redis,
+"""The promises of presence's scripts, on any store: ``test_redis_scripts.py`` and, on a real Redis,
 ``tests/redis_store/test_presence_scripts.py``."""
 
 from __future__ import annotations

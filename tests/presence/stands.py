@@ -101,7 +101,7 @@ class PresenceStand(Protocol):
     health_elsewhere: Health | None
 
     async def open(self, count: int = 1, **limits: object) -> list[Server]:
-        """So many servers, started and READY, with these ``SlotLimits``."""
+        """This many servers, started and READY, with these ``SlotLimits``."""
 
     def fence(self, server: Server) -> None:
         """Have the store declare the server's epoch dead."""

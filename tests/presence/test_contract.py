@@ -345,7 +345,7 @@ async def test_limits_may_be_replaced_and_who_is_in_stays_in(stand: PresenceStan
 
 
 async def test_a_server_that_has_drained_and_left_still_says_that_it_drains(stand: PresenceStand) -> None:
-    """A handshake may come to its claim that late, and its client had better be told what it was told before."""
+    """A handshake may claim its device that late, and should get the same answer as before."""
     (a,) = await stand.open()
     a.presence.drain()
     await a.presence.close(1.0)

@@ -1,4 +1,4 @@
-"""Whatever happens to a server, and in which order: the promises of ``Membership`` that need no store."""
+"""The promises of ``Membership`` that need no store, for any sequence of events."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Questions to Redis about devices go on, whatever their answers lead to (cocoa_tornado.presence.redis_asking)."""
+"""Questions to Redis about devices continue even if handling an answer fails (cocoa_tornado.presence.redis_asking)."""
 
 from __future__ import annotations
 

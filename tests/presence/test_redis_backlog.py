@@ -1,4 +1,4 @@
-"""What a server asks of presence in Redis, and in which portions (cocoa_tornado.presence.redis_backlog)."""
+"""The requests of a server to presence in Redis, and how they are split (cocoa_tornado.presence.redis_backlog)."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Coincidences that random walks meet too seldom, step by step: with the rules as they are, and with one taken away, to
-see that the steps lead to where it is needed."""
+"""Coincidences that random walks rarely meet, step by step: with the unchanged rules, and with one removed, to show
+that the steps need it."""
 
 from __future__ import annotations
 

@@ -136,7 +136,7 @@ class BrokenGateway:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def hold(self, device_id: str) -> None:
-        """Let somebody else be connected as this device."""
+        """Connect another client as this device."""
         self._slots[device_id] = [Connection(self, device_id, None)]
 
     def deliver_soon(self, device_id: str, record: dict[str, object]) -> None:
@@ -411,7 +411,7 @@ class BrokenGateway:
         writer.write("\r\n".join([*lines, "", ""]).encode())
 
     def released(self, connection: Connection, *, closed: bool) -> None:
-        """The connection is gone, with a closing handshake or without."""
+        """The connection has ended, with or without a closing handshake."""
         kept = Fault.SLOT_KEPT_AFTER_CLOSE if closed else Fault.SLOT_KEPT_AFTER_RESET
         if self.has(kept):
             return

@@ -1,4 +1,4 @@
-"""WAV files for tests: what is in them does not matter to the gateways that break."""
+"""WAV files for tests; the broken gateways ignore their contents."""
 
 from __future__ import annotations
 

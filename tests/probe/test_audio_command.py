@@ -1,4 +1,4 @@
-"""``--audio`` as it is typed: what it prints where, and its exit status."""
+"""The option ``--audio``: its output and its exit status."""
 
 from __future__ import annotations
 

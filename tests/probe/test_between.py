@@ -1,4 +1,4 @@
-"""What is said of the answers of proxies."""
+"""The reports about answers of proxies."""
 
 from __future__ import annotations
 

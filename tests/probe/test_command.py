@@ -1,4 +1,4 @@
-"""The command as it is typed: what it prints where, and its exit status."""
+"""The command: its output and its exit status."""
 
 from __future__ import annotations
 

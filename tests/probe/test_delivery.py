@@ -22,7 +22,7 @@ DEVICE = Device("doll", 99, "a.b.c")
 
 
 class FakeProducer:
-    """What the publisher uses of ``kafka.KafkaProducer``."""
+    """The part of ``kafka.KafkaProducer`` that the publisher uses."""
 
     def __init__(self, error: Exception | None = None, **settings: object) -> None:
         self.error, self.settings = error, settings

@@ -1,4 +1,4 @@
-"""What the judges let pass, and in which words they object."""
+"""What the judges accept, and the wording of their objections."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a spoken recording has led to, judged."""
+"""Judging the results of a recording."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""What a proxy may do, the probe lets pass; what keeps devices out is one failure that says what to configure."""
+"""The probe accepts what a proxy may do, and reports what keeps devices out as one failure that says what to
+configure."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ class RelayStand(Protocol):
     """A transport, and relays that use it."""
 
     async def open(self, count: int, limits: RelayLimits | None = None) -> list[Relay]:
-        """So many relays that can reach each other, not joined yet."""
+        """This many relays that can reach each other, not joined yet."""
 
     async def close(self) -> None:
         """End them all, and leave nothing behind."""
@@ -41,7 +41,7 @@ class MemoryStand:
 
 @dataclass
 class _Neighbors:
-    """What the relays of a :class:`RedisStand` have in common."""
+    """The resources that the relays of a :class:`RedisStand` share."""
 
     server: RedisServer
     sending: set[asyncio.Future[Fate]] = field(default_factory=set)

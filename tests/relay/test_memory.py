@@ -1,4 +1,4 @@
-"""What the relay within a process promises beside its port."""
+"""The promises of the relay within a process beyond its port."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the relay in Redis promises beside its port: losses in Redis, its outages, and two of them that meet."""
+"""The promises of the relay in Redis beyond its port: losses in Redis, its outages, and both at once."""
 
 from __future__ import annotations
 

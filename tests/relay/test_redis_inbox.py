@@ -1,4 +1,4 @@
-"""What a server notices of losses in its inbox (cocoa_tornado.relay.redis_inbox)."""
+"""A server detects losses in its inbox (cocoa_tornado.relay.redis_inbox)."""
 
 from __future__ import annotations
 

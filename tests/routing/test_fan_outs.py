@@ -143,7 +143,7 @@ async def test_a_fan_out_without_recipients_is_counted_once_as_not_connected(
 
 
 async def test_a_step_that_belongs_to_no_batch_is_sent_as_well() -> None:
-    """A fan-out goes on after a restart."""
+    """A fan-out continues after a restart."""
     stand = await stand_with_mailbox()
     client = stand.connect(groups=["red"])
     stand.router.on_step(step({"doll": 1, "away": 4}))

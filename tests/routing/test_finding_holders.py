@@ -1,5 +1,5 @@
-"""Where the relay finds the holders of its messages: whatever fails and whichever way a message takes, it is not
-overtaken by a later one for its device, and a device that stays where it is gets every message."""
+"""The relay finds the holders of its messages: through all failures and on every path, no message is overtaken by a
+later one for its device, and a device that does not move gets every message."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class World:
         self.overtaken: list[tuple[str, int]] = []
 
     def take(self, device_id: str, offset: int) -> None:
-        """A server drops what its device has taken, or what is older."""
+        """A server drops messages that its device has taken, and older ones."""
         got = self.got.setdefault(device_id, [])
         if offset > max(got, default=-1):
             got.append(offset)

@@ -1,4 +1,4 @@
-"""Whatever is answered first, batches are carried out in their order, and each is done once, after its last leg."""
+"""For any order of the answers, batches are carried out in their order, and each is done once, after its last leg."""
 
 from __future__ import annotations
 

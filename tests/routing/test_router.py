@@ -111,7 +111,7 @@ class Stand:
 
 
 def texts(client: FakeClient) -> list[str]:
-    """What it was sent, without frames and cursors."""
+    """The messages that it was sent, without frames and cursors."""
     return [frame.partition(b"{")[2].partition(b",")[0].decode() for frame in client.sent]
 
 
@@ -193,7 +193,7 @@ async def test_with_a_mailbox_nothing_is_sent_before_it_is_stored() -> None:
 async def test_records_for_everyone_wait_as_they_are_once_many_messages_are_in_flight(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """While the mailbox is away, each would take a thousand times its own size."""
+    """While the mailbox is unavailable, each would take a thousand times its own size."""
     monkeypatch.setattr(router_module, "MOST_MESSAGES", 100)
     mailbox = SlowMailbox()
     stand = await Stand(mailbox).open()

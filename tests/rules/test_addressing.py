@@ -23,7 +23,7 @@ Header: TypeAlias = tuple[str, bytes | None]
 
 
 def decoded(members: str, *headers: Header) -> Record:
-    """What becomes of a record with these members."""
+    """Decode a record with these members."""
     found = decode(None, f"{{{members}}}".encode(), 7, headers)
     assert isinstance(found, Record), found
     return found
@@ -36,7 +36,7 @@ def reason_for(members: str, *headers: Header) -> str:
 
 
 def message(members: str, *headers: Header) -> str:
-    """What the device gets, without the braces and the type."""
+    """The device's message, without the braces and the type."""
     head, _, rest = decoded(members, *headers).payload.decode().partition('"type":"transcription"')
     assert head == "{"
     return rest.removeprefix(",").removesuffix("}")
@@ -54,7 +54,7 @@ def to(text: str) -> Address:
 
 
 def options(field: str, text: str) -> Options | None:
-    """What a field asks for: the same in the value and in a header."""
+    """Read a field, with the same result from the value and from a header."""
     found = decoded(f'"device_id":"d","{field}":{text}')
     assert decoded('"device_id":"d"', (f"cocoa.{field}", text.encode())).options == found.options
     return found.options

@@ -1,5 +1,5 @@
-"""What a member of a consumer group is assigned: by examples, and a whole group through any run of joins, leaves,
-fences, batches and commits."""
+"""The assignment of a member of a consumer group: by examples, and for a whole group through any sequence of joins,
+leaves, fences, batches and commits."""
 
 from __future__ import annotations
 

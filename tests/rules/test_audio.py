@@ -1,4 +1,4 @@
-"""What a Content-Type, the first bytes and the samples say about a stream."""
+"""The format of a stream by its Content-Type, its first bytes and its samples."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Canary messages: which are awaited, and what became of each."""
+"""Canary messages: which are awaited, and the outcome of each."""
 
 from __future__ import annotations
 

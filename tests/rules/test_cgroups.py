@@ -1,4 +1,4 @@
-"""What a control group leaves a process, from the kernel's files as containers and services see them."""
+"""The limits of a control group, from the kernel's files in containers and services."""
 
 from __future__ import annotations
 

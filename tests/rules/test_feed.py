@@ -1,4 +1,4 @@
-"""What a connection is sent at once, and what out of its device's box."""
+"""Which messages a connection is sent at once, and which from its device's box."""
 
 from __future__ import annotations
 

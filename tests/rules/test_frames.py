@@ -1,4 +1,4 @@
-"""RFC 6455, the server's side: what is read, what is refused, and what is sent."""
+"""RFC 6455, the server's side: reading, refusing and building frames."""
 
 from __future__ import annotations
 
@@ -377,7 +377,7 @@ def test_a_piece_costs_what_it_brings_and_not_what_came_before() -> None:
 
 
 class Traffic(NamedTuple):
-    """What a well-behaved client sends, and what it means."""
+    """The frames of a well-behaved client, and the events that they mean."""
 
     stream: bytes
     events: list[Event]

@@ -1,4 +1,4 @@
-"""What is and is not a WebSocket handshake."""
+"""Valid and invalid WebSocket handshakes."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ ABSENT = object()
 
 
 def claims(**changes: object) -> dict[str, object]:
-    """Good claims with some changed, or left out."""
+    """Valid claims with some changed or removed."""
     return {name: value for name, value in {**GOOD, **changes}.items() if value is not ABSENT}
 
 

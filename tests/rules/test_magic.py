@@ -1,4 +1,4 @@
-"""What a stream is by its first bytes."""
+"""Identifying a stream by its first bytes."""
 
 from __future__ import annotations
 

@@ -72,7 +72,7 @@ def test_a_clock_that_is_set_back_with_the_machine_gives_numbers_below_a_cursor_
 
 
 def test_numbers_with_holes_do_not_tell_how_many_messages_were_missed() -> None:
-    """Contract section 7: ``{"type":"gap","missed":N}``, from two numbers and without reading what is gone."""
+    """Contract section 7: ``{"type":"gap","missed":N}``, from two numbers and without reading the deleted messages."""
     mailbox = GrowingIds()
     cursor = mailbox.store("read", now=100)
     gone = [mailbox.store("expired", now) for now in (200, 900)]

@@ -1,4 +1,4 @@
-"""Copies on their way to the quarantine topic: by examples, and any run of events against what is promised."""
+"""Copies on their way to the quarantine topic: by examples, and any sequence of events against the promises."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a record means: the bytes for the device, or the reason why there are none."""
+"""Decoding a record: the bytes for the device, or the reason for rejecting it."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ def records(first: int, count: int, shift: int = 0) -> list[tuple[int, int]]:
 
 
 def written_down(kept: list[SeenRun], remembered: Remembered) -> list[SeenRun]:
-    """What a mailbox has stored of a source."""
+    """The stored offsets of a source."""
     kept = [] if remembered.reset else kept
     return [run for run in kept if run.end > remembered.floor] + remembered.runs
 

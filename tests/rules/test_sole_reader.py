@@ -110,7 +110,7 @@ def test_a_broker_that_lists_no_members_does_not_prevent_reading() -> None:
 
 @dataclass
 class Gateway:
-    """What the Kafka adapter does around the rule."""
+    """The Kafka adapter's use of the rule."""
 
     name: str
     reader: SoleReader = field(default_factory=lambda: SoleReader(TOPIC))
@@ -120,7 +120,7 @@ class Gateway:
 
 
 class GroupMachine(RuleBasedStateMachine):
-    """Gateways that ask, join, act upon old answers, are thrown out and die, in any order; then all go on in turn."""
+    """Gateways that ask, join, act upon old answers, are evicted and die, in any order; then all continue in turn."""
 
     @initialize(count=st.integers(2, 4))
     def begin(self, count: int) -> None:

@@ -205,7 +205,7 @@ class Pool(RuleBasedStateMachine):
         assert not (idle and self.ready())
 
     def teardown(self) -> None:
-        """Whatever came before, once workers behave, everybody who waits is served."""
+        """After any history, once workers behave, every waiting stream is served."""
         for stream in [*self.silent, *self.parked]:
             self.has_audio(stream)
         for _ in range(50):

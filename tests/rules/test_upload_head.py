@@ -1,4 +1,4 @@
-"""What the first bytes of an upload show."""
+"""The format and length of an upload by its first bytes."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def head_of(
 
 
 def wav(data_bytes: int, rate_hz: int = 16_000) -> bytes:
-    """With a header that claims so many bytes of samples."""
+    """With a header that claims this many bytes of samples."""
     whole = bytearray(encoded(SPEECH, "wav", "pcm_s16le", rate_hz))
     at = whole.index(b"data") + 4
     whole[at : at + 4] = data_bytes.to_bytes(4, "little")

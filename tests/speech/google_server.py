@@ -153,7 +153,7 @@ class SpeechService:
 
 
 def _wait_for_the_end(context: Any) -> None:
-    """Until the client goes away, or the service stops."""
+    """Run until the client disconnects, or the service stops."""
     gone = threading.Event()
     if context.add_callback(gone.set):
         gone.wait()

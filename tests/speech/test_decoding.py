@@ -707,7 +707,7 @@ print("done")
 
 
 def _run(program: str, data: bytes = b"") -> bytes:
-    """What a Python of its own prints; it must end well and say nothing on standard error."""
+    """The output of a separate Python process, which must succeed and write nothing to standard error."""
     path = os.pathsep.join(path for path in sys.path if path)
     ran = subprocess.run(
         [sys.executable, "-c", program],

@@ -1,4 +1,4 @@
-"""What is known of an engine before its library is loaded."""
+"""The description of an engine before its library is loaded."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a browser records, over real HTTP and through real speech recognition."""
+"""Browsers' recordings, over real HTTP and through real speech recognition."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a stream of audio ends when it does not end as it should: what the device hears of it, and what is free then."""
+"""Abnormal ends of audio streams: the device's messages, and the release of resources."""
 
 from __future__ import annotations
 

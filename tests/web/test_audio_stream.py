@@ -32,7 +32,7 @@ FAILED = pytest.mark.logs("cocoa", "audio stream failed|request")
 
 
 class Refusing(MemoryBroker):
-    """Takes no transcript while it is told so."""
+    """Refuses transcripts on demand."""
 
     refuses = False
 
@@ -168,7 +168,7 @@ async def test_a_client_is_asked_to_continue_only_when_its_audio_is_taken(bench:
 
 
 def _wav(data_bytes: int) -> bytes:
-    """A header that claims so many bytes of samples, and two seconds of them."""
+    """A header that claims this many bytes of samples, and two seconds of them."""
     file = BytesIO()
     with wave.open(file, "wb") as writer:
         writer.setparams((1, 2, 16_000, 0, "NONE", ""))

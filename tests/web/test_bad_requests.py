@@ -1,4 +1,4 @@
-"""Requests that are not what they should be, byte by byte: each gets its answer or its end, and the gateway goes on."""
+"""Malformed requests, byte by byte: each is answered or closed, and the gateway continues."""
 
 from __future__ import annotations
 

@@ -62,7 +62,7 @@ function socket(token) {
 
 
 async def visit(start_gateway: StartGateway, folder: Path, *origins: str) -> dict[str, Any]:
-    """What a page of ``http://localhost`` finds at a gateway on 127.0.0.1, which is another origin and another host."""
+    """A page of ``http://localhost`` and a gateway on 127.0.0.1, which is another origin and another host."""
     credentials = (("backend", "a secret"),)
     gateway = await start_gateway(api_credentials=credentials, allowed_origins=origins, duplicate_challenge_s=0.3)
     script = SCRIPT.replace("GATEWAY", json.dumps(f"http://127.0.0.1:{gateway.port}"))

@@ -1,4 +1,4 @@
-"""Strangers who hold connections keep nobody out: crowds on real sockets, of each kind."""
+"""Unauthenticated clients that hold connections do not lock devices out: crowds of each kind on real sockets."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ CROWD = pytest.mark.logs("cocoa.listener", "^too many connections that are not a
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A tenth of the patience: what is tested is who gives way, not how long that takes."""
+    """A tenth of the patience: the tests check which connections are closed, not when."""
     for phase, patience_s in list(PATIENCE_S.items()):
         monkeypatch.setitem(PATIENCE_S, phase, patience_s / 10)
 
@@ -41,7 +41,7 @@ def shed(gateway: Harness) -> dict[str, int]:
 
 @contextlib.asynccontextmanager
 async def strangers(port: int, act: Callable[[RawDevice], Awaitable[None]]) -> AsyncIterator[None]:
-    """More of them than the bound, each of which comes again as soon as it is closed."""
+    """More clients than the bound, each of which reconnects as soon as it is closed."""
 
     here: dict[int, RawDevice] = {}
     is_over = asyncio.Event()
@@ -66,7 +66,7 @@ async def strangers(port: int, act: Callable[[RawDevice], Awaitable[None]]) -> A
 
 
 async def is_served(device: RawDevice) -> bool:
-    """Whether its connection was upgraded, and goes on."""
+    """Whether its connection was upgraded and is still open."""
     device.send(PING, b"here?")
     return device.response.status == 101 and (await device.read_until(PONG)).payload == b"here?"
 

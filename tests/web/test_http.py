@@ -66,7 +66,7 @@ def access_lines(caplog: pytest.LogCaptureFixture) -> list[dict[str, Any]]:
 
 
 class TroubledBroker(MemoryBroker):
-    """A broker in whatever state the test says."""
+    """A broker in the state that the test sets."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -198,7 +198,7 @@ async def test_a_connection_counts_from_before_its_tls_handshake(start_gateway: 
 
 
 class FailingSocket(socket.socket):
-    """A listening socket whose ``accept`` fails as often as it is told to, after ``lasts`` that do not."""
+    """A listening socket whose ``accept`` succeeds ``lasts`` times and then fails a set number of times."""
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
@@ -295,7 +295,7 @@ async def test_a_newcomer_that_is_gone_before_it_is_accepted_disturbs_nobody(
 
 @contextlib.contextmanager
 def crowd(address: Any, count: int) -> Iterator[list[socket.socket]]:
-    """So many clients come and ask while the event loop stands still."""
+    """This many clients connect and send a request while the event loop is blocked."""
     with contextlib.ExitStack() as stack:
         clients = [stack.enter_context(socket.create_connection(address)) for _ in range(count)]
         for client in clients:

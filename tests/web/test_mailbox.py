@@ -431,7 +431,7 @@ FOREIGN = [b'{"type":"t","text":"one"}', b'{"cursor":"cursor":', b'{"type":"t","
 
 
 class Moody(MemoryMailbox):
-    """Answers, or does not, as it is told."""
+    """A mailbox that answers on demand."""
 
     def __init__(self) -> None:
         super().__init__(BoxLimits())

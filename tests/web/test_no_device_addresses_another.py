@@ -1,4 +1,4 @@
-"""Whatever a device says, over any route, with any token, query and headers: it reaches no other device."""
+"""No input of a device, over any route, with any token, query and headers, reaches another device."""
 
 from __future__ import annotations
 

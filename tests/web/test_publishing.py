@@ -1,4 +1,4 @@
-"""``POST /api/v1/transcriptions``: what it costs, and what it tells."""
+"""``POST /api/v1/transcriptions``: its cost and its answers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ async def post(gateway: Harness, body: bytes, device_id: str = "doll") -> Respon
 
 
 def record(size: int, device_id: str = "doll") -> bytes:
-    """Of so many bytes."""
+    """A body of this many bytes."""
     body = json.dumps({"device_id": device_id, "text": ""}, separators=(",", ":")).encode()
     return body[:-2] + b"x" * (size - len(body)) + body[-2:]
 

@@ -1,4 +1,4 @@
-"""Before authentication nothing is expensive: what is parsed, decoded and read for a request is counted, not timed."""
+"""Requests are cheap before authentication: the tests count, rather than time, the parsing, decoding and reading."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ ROUTES: Final = (
 
 @dataclass
 class Work:
-    """What the gateway has done since it was last set to nothing."""
+    """The gateway's work since the last reset."""
 
     scans: int = 0  # heads that were looked for
     parsed: int = 0  # heads that were parsed

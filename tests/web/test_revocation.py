@@ -86,7 +86,7 @@ class Connection:
 
 
 class Keys:
-    """A store that trusts what it is told to."""
+    """A key store whose trust the test sets."""
 
     def __init__(self, *trusted: str) -> None:
         self.trusted = set(trusted)

@@ -1,4 +1,5 @@
-"""Nearly every device is upgraded before its request is dispatched; whether it was, nobody can tell from outside."""
+"""Nearly every device is upgraded before its request is dispatched; from outside, the two ways are
+indistinguishable."""
 
 from __future__ import annotations
 
@@ -50,7 +51,7 @@ requests = st.tuples(st.sampled_from(["GET", "GET", "GET", "POST"]), tokens, que
 
 
 class Lines(logging.Handler):
-    """What is said about requests and devices."""
+    """The log lines about requests and devices."""
 
     def __init__(self) -> None:
         super().__init__(logging.INFO)
@@ -97,7 +98,7 @@ def head(request: Request, found: dict[str, str], version: str) -> bytes:
 
 
 async def answer(gateway: Harness, request: bytes) -> tuple[int, dict[str, str], bytes]:
-    """Its status, header fields and body. The client is gone when this returns."""
+    """Return its status, header fields and body, and disconnect."""
     device = await gateway.dial()
     device.writer.write(request)
     response = await device.read_response()
@@ -179,7 +180,7 @@ async def test_a_client_that_closes_or_resets_before_it_says_anything_leaves_not
 
 
 async def ask_until_the_end(gateway: Harness) -> None:
-    """A handshake. Returns when the gateway has closed the connection, whatever it has sent before."""
+    """Send a handshake. Returns when the gateway has closed the connection."""
     device = await gateway.dial()
     device.writer.write(head(("GET", "good", "", {}), {"good": gateway.token("doll")}, "1.1"))
     await device.read_to_end()

@@ -1,4 +1,4 @@
-"""Uploads of audio over real HTTP, to a gateway whose engine does what it is told."""
+"""Uploads of audio over real HTTP, to a gateway with a scripted engine."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Upload:
 
 
 class Bench:
-    """A gateway whose engine does what it is told."""
+    """A gateway with a scripted engine."""
 
     def __init__(self, harness: Harness, engine: ScriptedEngine) -> None:
         self.harness, self.engine = harness, engine

@@ -1,4 +1,4 @@
-"""The folder for the workers' sockets: who may enter it, and what becomes of one whose parent was killed."""
+"""The folder for the workers' sockets: its permissions, and removing one whose parent was killed."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from .store import Replacements, Scripts
 
 
 class _IgnoringPendingClaims(Slots):
-    """A challenge of a claim whose answer is under way is answered with ``gone``."""
+    """A challenge of a claim whose answer is in transit is answered with ``gone``."""
 
     def challenged(self, challenge: Challenge, now: float) -> Actions:
         device, devices = self._devices.get(challenge.device_id), self._devices
@@ -57,7 +57,7 @@ class _TakingSilence(Decision):
 
 
 class _TakingSilenceForLife(Slots):
-    """A new connection is refused with 409 if nobody answers."""
+    """A new connection is refused with 409 if no server answers."""
 
     def _decide(self, device_id: str, now: float) -> Decision:
         decision = super()._decide(device_id, now)

@@ -436,7 +436,7 @@ class Server:
             self.after(0.05, lambda: self.end(client, "eof"))
 
     def vanish(self, client: Client) -> None:
-        """The client of a handshake has gone."""
+        """The client of a handshake has disconnected."""
         client.is_there = False
         if client.state == "waiting" and client.claim in self.handshakes:
             del self.handshakes[client.claim]

@@ -36,7 +36,7 @@ end
 
 
 class Data:
-    """What a Redis process has in memory."""
+    """The memory of a Redis process."""
 
     def __init__(self) -> None:
         self.hashes: dict[bytes, Hash] = {}
