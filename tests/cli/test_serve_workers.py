@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable
 from functools import partial
@@ -68,6 +69,15 @@ def test_two_gateways_share_one_port_and_a_parent(tmp_path: Path) -> None:
             assert "\ncocoa_workers_missing 0.0\n" in metrics
             assert "\ncocoa_build_info{" in metrics
             assert "\ncocoa_broker_ready 1.0\n" in metrics
+
+        # Each of them refuses a name that is not this machine's (tests/web/test_hosts.py).
+        for _ in range(8):
+            foreign = urllib.request.Request(f"http://127.0.0.1:{port}/metrics", headers={"Host": "evil.example"})
+            with pytest.raises(urllib.error.HTTPError) as refused:
+                urllib.request.urlopen(foreign, timeout=PATIENCE_S)
+            assert refused.value.code == 421
+            refused.value.close()
+        assert "\ncocoa_hosts_refused_total 8.0\n" in get(port, "/metrics")
 
         # The port belongs to this parent alone.
         second = subprocess.run(

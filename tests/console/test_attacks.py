@@ -128,6 +128,14 @@ globalThis.ways = {
 };
 })()
 """
+SOCKETS: Final = """
+Promise.all([[], ["bearer", "x"], ["bearer"]].map((protocols) => new Promise((resolve) => {
+  const socket = new WebSocket(URL_OF_WS, protocols.length === 1 ? [] : protocols);
+  socket.onopen = () => resolve("open");
+  socket.onmessage = (event) => resolve(event.data);
+  socket.onclose = (event) => resolve(`${event.code} ${event.reason}`);
+})))
+"""
 BY_REBINDING: Final = ("fetch", "xhr", "frame", "window")
 
 
@@ -179,6 +187,8 @@ async def test_a_page_whose_name_is_made_to_lead_to_the_gateway_reads_nothing(
                 for (way, target), text in (await attack(page, "", targets, BY_REBINDING)).items():
                     assert "Host not allowed" in text or "Not Found" in text, (way, target, text)
                     assert MARKS.get(target, "devices") not in text, (way, target, text)
+                address = "location.origin.replace('http', 'ws') + '/ws'"
+                assert await page.evaluate(SOCKETS.replace("URL_OF_WS", address)) == ["1006 "] * 3
         async with rebound(browser, defenceless.port) as page:
             found = await attack(page, "", [*MARKS], BY_REBINDING)
             for target, mark in MARKS.items():
@@ -191,14 +201,6 @@ async def test_a_page_whose_name_is_made_to_lead_to_the_gateway_reads_nothing(
 DEVICES: Final = ("/ws", "/api/v1/auth/token", "/api/v1/transcriptions", "/api/v1/audio/stream")
 NOTHING: Final = ("failed: ", "loaded", "opaque 0  ")
 """How the answer of a way begins that has read nothing; none of them goes on."""
-SOCKETS: Final = """
-Promise.all([[], ["bearer", "x"], ["bearer"]].map((protocols) => new Promise((resolve) => {
-  const socket = new WebSocket(URL_OF_WS, protocols.length === 1 ? [] : protocols);
-  socket.onopen = () => resolve("open");
-  socket.onmessage = (event) => resolve(event.data);
-  socket.onclose = (event) => resolve(`${event.code} ${event.reason}`);
-})))
-"""
 
 
 async def test_a_page_of_another_port_of_this_machine_reads_nothing_and_changes_nothing(
