@@ -212,3 +212,23 @@ async def test_the_command_line_works_below_a_path(proxies: Proxies) -> None:
         checks = json.loads((await asyncio.to_thread(CliRunner().invoke, main, probe, env=env)).stdout)["checks"]
         assert [check for check in checks if check["status"] == "failed"] == []
         assert len(checks) > 30
+
+
+async def test_with_a_port_of_its_own_below_a_path_the_devices_port_has_no_path(
+    request: pytest.FixtureRequest, start_admin: StartAdmin, tmp_path: Path
+) -> None:
+    gateway = await start_admin(admin_port=0)
+    folder = Path(tempfile.mkdtemp(prefix="proxy-", dir=request.config.stash[SHARED_FOLDER]))
+    proxy = Proxy(Program("nginx", _nginx), folder, gateway.gateway.parts.listeners.admin_port)
+    try:
+        proxy.start()
+        async with chromium(tmp_path / "profile") as browser:
+            page = await browser.page(f"http://127.0.0.1:{proxy.plain_port}/gateway/#token={admin_token()}")
+            await page.until_text("Connected devices")
+            await page.evaluate("location.hash = '#/try'")
+            await page.fill("[name=device]", "doll")
+            await page.press("Enter")
+            await page.until("[...document.querySelectorAll('.pill')].some((each) => each.textContent === 'connected')")
+            assert page.faults == []
+    finally:
+        proxy.close()
