@@ -212,6 +212,13 @@ async def test_the_command_line_works_below_a_path(proxies: Proxies) -> None:
         checks = json.loads((await asyncio.to_thread(CliRunner().invoke, main, probe, env=env)).stdout)["checks"]
         assert [check for check in checks if check["status"] == "failed"] == []
         assert len(checks) > 30
+    # As the documentation says: the shorter proxy_pass of nginx decodes what an id needs encoded.
+    simple = {
+        "COCOA_ADMIN_TOKEN": admin_token(),
+        "COCOA_ADMIN_URL": f"http://localhost:{proxies.nginx.plain_port}/simple",
+    }
+    for command, code in ((["admin", "devices"], 0), (["admin", "device", "a/b é"], 1)):
+        assert (await asyncio.to_thread(CliRunner().invoke, main, command, env=simple)).exit_code == code
 
 
 async def test_with_a_port_of_its_own_below_a_path_the_devices_port_has_no_path(
