@@ -18,6 +18,7 @@ REPEATS: Final = {
     "loops": "GETS THE SAME MESSAGE AGAIN AND AGAIN",
     "full_boxes": "BOX IS FULL",
 }
+RECORDS: Final = {"read_again": "READ AGAIN"}
 
 
 @admin_command("top")
@@ -34,8 +35,9 @@ def top(admin: Admin, limit: int) -> None:
 
     The lists are: the slowest readers, with the messages that their sockets have not taken; the longest round trips of
     a ping; devices whose connections are repeatedly refused or short; devices that get the same message on each
-    connection because they never acknowledge it; and devices whose full boxes have dropped messages within the last
-    day. Empty lists are not shown.
+    connection because they never acknowledge it; devices whose full boxes have dropped messages within the last day;
+    and records that were read more than once, as far as the servers remember: READ AGAIN names the first of them for
+    `cocoa admin trace`. Empty lists are not shown.
 
     \b
       cocoa admin top
@@ -49,19 +51,22 @@ def top(admin: Admin, limit: int) -> None:
 
 
 def _lists(value: Mapping[str, Any]) -> Iterator[str]:
-    is_first = True
-    for name, title in (READERS | REPEATS).items():
-        if not value.get(name):  # a server of the previous release has fewer lists
-            continue
-        if not is_first:
+    found = [(name, title) for name, title in (READERS | REPEATS | RECORDS).items() if value.get(name)]
+    for at, (name, title) in enumerate(found):  # a server of the previous release has fewer lists
+        if at:
             yield ""
-        is_first = False
         if name in READERS:
             rows: list[Row] = [
                 [plain(row["device_id"]), plain(row["server"]), queue_shown(row["queue"]), plain(row["rtt_ms"])]
                 for row in value[name]
             ]
             yield from table((title, "SERVER", "QUEUE", "RTT MS"), rows, ("QUEUE", "RTT MS"))
+        elif name in RECORDS:
+            rows = [
+                [*map(plain, (row["id"], row["records"], row["count"], row["servers"], row["last"]))]
+                for row in value[name]
+            ]
+            yield from table((title, "RECORDS", "TIMES", "SERVERS", "LAST"), rows, ("RECORDS", "TIMES"))
         else:
             rows = [
                 [plain(row["device_id"]), f"{row['count']:,}", plain(row["since"]), plain(row["last"])]

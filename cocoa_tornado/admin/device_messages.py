@@ -6,7 +6,8 @@ from collections.abc import Iterable
 
 import msgspec
 
-from ..rules.trace_memory import MESSAGES_PER_DEVICE, Found, Outcome, plain_name
+from ..rules.record_names import plain_name
+from ..rules.trace_memory import MESSAGES_PER_DEVICE, Found, Outcome
 from ..web.handlers import timestamp
 from .trace_answers import better
 

@@ -1,5 +1,5 @@
 """The devices that an operator looks at first: those that read slowly, that connect again and again, that get the same
-messages again and again, or whose boxes are full."""
+messages again and again, or whose boxes are full; and the records that were read again."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from typing import Final, NamedTuple
 import msgspec
 
 from ..hub import Client, Hub
+from ..rules.read_again import Run, read_again
+from ..rules.record_names import plain_name
 from ..rules.repeats import Repeat, Repeats
+from ..rules.trace_memory import TraceMemory
 from ..web.handlers import timestamp
 from .servers import Topic
 
@@ -48,14 +51,29 @@ class RepeatRow(msgspec.Struct, frozen=True, kw_only=True):
     last: float
 
 
+class RunRow(msgspec.Struct, frozen=True, array_like=True):
+    """See :class:`~..rules.read_again.Run`."""
+
+    partition: str
+    first: int
+    last: int
+    at: float
+
+
 class TopAnswer(msgspec.Struct, frozen=True, kw_only=True):
-    """The answer of one server; each list has at most as many rows as requested."""
+    """The answer of one server; each list of devices has at most as many rows as requested.
+
+    :ivar server: its name
+    :ivar runs: what it has read, as far as it remembers
+    """
 
     queues: tuple[ReaderRow, ...] = ()
     round_trips: tuple[ReaderRow, ...] = ()
     reconnects: tuple[RepeatRow, ...] = ()
     loops: tuple[RepeatRow, ...] = ()
     full_boxes: tuple[RepeatRow, ...] = ()
+    server: str = ""
+    runs: tuple[RunRow, ...] = ()
 
 
 TOP: Final = Topic("top", TopQuestion, TopAnswer)
@@ -75,6 +93,7 @@ class Top:
     :param reconnects: connections that were short, or refused
     :param loops: messages that were sent again
     :param full_boxes: messages that were dropped
+    :param memory: of the batches that were read
     :param name: returns the name of this server
     :param wall_clock: Unix seconds
     """
@@ -85,11 +104,12 @@ class Top:
         reconnects: Repeats,
         loops: Repeats,
         full_boxes: Repeats,
+        memory: TraceMemory,
         name: Callable[[], str],
         wall_clock: Callable[[], float],
     ) -> None:
         self._hub, self._reconnects, self._loops, self._full_boxes = hub, reconnects, loops, full_boxes
-        self._name, self._wall_clock = name, wall_clock
+        self._memory, self._name, self._wall_clock = memory, name, wall_clock
 
     def __repr__(self) -> str:
         return f"<Top {self._hub!r}>"
@@ -111,7 +131,16 @@ class Top:
             reconnects=_repeats(self._reconnects.most(limit, now)),
             loops=_repeats(self._loops.most(limit, now)),
             full_boxes=_repeats(self._full_boxes.most(limit, now, least=1)),
+            server=self._name(),
+            runs=await self._runs(),
         )
+
+    async def _runs(self) -> tuple[RunRow, ...]:
+        for runs in self._memory.runs():
+            if runs is not None:
+                return tuple(RunRow(*run) for run in runs.all())
+            await asyncio.sleep(0)
+        return ()
 
     def _readers(self, device_ids: Iterable[str]) -> list[_Reader]:
         return [
@@ -165,7 +194,24 @@ def merge_top(answers: Sequence[TopAnswer], limit: int) -> dict[str, object]:
         "reconnects": _together((row for answer in answers for row in answer.reconnects), limit),
         "loops": _together((row for answer in answers for row in answer.loops), limit),
         "full_boxes": _together((row for answer in answers for row in answer.full_boxes), limit),
+        "read_again": _read_again(answers)[:limit],
     }
+
+
+def _read_again(answers: Sequence[TopAnswer]) -> list[dict[str, object]]:
+    runs = (
+        (answer.server, Run(row.partition, row.first, row.last, row.at)) for answer in answers for row in answer.runs
+    )
+    return [
+        {
+            "id": f"{plain_name(again.partition)}/{again.first}",
+            "records": again.last - again.first + 1,
+            "count": again.times,
+            "servers": again.servers,
+            "last": timestamp(again.at_s),
+        }
+        for again in read_again(runs)
+    ]
 
 
 def _together(rows: Iterable[RepeatRow], limit: int) -> list[dict[str, object]]:

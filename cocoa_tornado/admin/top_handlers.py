@@ -12,8 +12,8 @@ DEFAULT_ROWS: Final = 10
 
 
 class TopHandler(AdminHandler):
-    """``GET top?limit=``: the slowest readers, the most frequent reconnects, the delivery loops and the full
-    boxes of all servers."""
+    """``GET top?limit=``: the slowest readers, the most frequent reconnects, the delivery loops, the full boxes
+    and the records that were read again, of all servers."""
 
     @expensive
     async def get(self) -> None:

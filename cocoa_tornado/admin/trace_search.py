@@ -19,9 +19,9 @@ from ..routing.address import Devices
 from ..rules.audiences import audience_of
 from ..rules.identity import is_device_id
 from ..rules.quarantined import Quarantined, Row
+from ..rules.record_names import is_named, origin_of
 from ..rules.records import Record, Rejected, decode
 from ..rules.strict_json import read_json
-from ..rules.trace_memory import is_named, origin_of
 from ..web.publish_handler import PROBLEMS
 from .trace_answers import MAX_DEVICES, TraceAnswer, TraceDevice, TraceStep
 from .trace_boxes import BoxSearch, Sought

@@ -232,6 +232,18 @@ SCHEMAS: Final[dict[str, Node]] = {
             "reconnects": array(ref("Repeat"), "Connections that were refused, or short"),
             "loops": array(ref("Repeat"), "The same message again, which the device never acknowledges"),
             "full_boxes": array(ref("Repeat"), "Messages that the device's full box has dropped"),
+            "read_again": array(
+                record(
+                    {
+                        "id": text("Of the first of these records: <topic>/<partition>/<offset>"),
+                        "records": whole("How many, one after the other", least=1),
+                        "count": whole("How often each of them was read", least=2),
+                        "servers": array(text(), "Those that have read them"),
+                        "last": time("When the last time began"),
+                    }
+                ),
+                "Records that were read more than once, as far as the servers remember",
+            ),
             "missing": ref("Missing"),
         }
     ),

@@ -15,6 +15,8 @@ from typing import Any, Final, Literal, NamedTuple, TypeAlias
 from ..routing.address import bytes_of_names
 from .box import Lane
 from .handoff import RECORD_BYTES, size_of
+from .read_again import Runs
+from .record_names import is_named, origin_of
 from .records import Record
 from .retracted import count_between
 
@@ -362,6 +364,21 @@ class TraceMemory:
         yield from self._add_notes(found, device_id)
         yield from found
 
+    def runs(self) -> Iterator[Runs | None]:
+        """What this server has read of each partition, the latest part of it: one value, after the pauses (None)."""
+        runs = Runs()
+        looked = 0
+        for batch in reversed(list(self._batches)):
+            if runs.is_full:
+                break
+            if not batch.sender:
+                runs.add(batch.at_s, batch.offsets, batch.sources)
+            looked += 4 + len(batch.offsets) // 100
+            if looked >= SLICE:
+                looked = 0
+                yield None
+        yield runs
+
     def _named(self, device_id: str, into: set[tuple[int, bytes]]) -> Iterator[None]:
         """The records that are not for a single device, and that this one is a recipient of."""
         looked = 0
@@ -401,27 +418,6 @@ class TraceMemory:
 def payload_of(record: Any) -> bytes:
     payload: bytes = record.payload
     return payload
-
-
-def origin_of(message_id: str) -> tuple[str, int]:
-    """The partition and the offset that an id names; ('', -1) if it names none."""
-    source, _, digits = message_id.rpartition("/")
-    is_offset = digits.isascii() and digits.isdecimal() and len(digits) < 20
-    return (source, int(digits)) if source and is_offset else ("", -1)
-
-
-def is_named(partition: str, name: str) -> bool:
-    """Whether a name means a partition: exactly, or without the mark that distinguishes a topic from earlier ones of
-    its name, as in ``results@<id>/3`` and ``results/0#<id>``."""
-    if partition == name or not name:
-        return partition == name
-    return plain_name(partition) == name
-
-
-def plain_name(partition: str) -> str:
-    """The name of a partition as :func:`is_named` and the producers of its records know it."""
-    topic, _, number = partition.rpartition("/")
-    return f"{topic.partition('@')[0]}/{number.partition('#')[0]}"
 
 
 def _records_for(batch: BatchTrace, device_id: str, named: Container[tuple[int, bytes]]) -> list[int]:

@@ -45,14 +45,15 @@ def make_admin(
     opened.stop(servers.close)
     connected = Connected(hub, name, wall_clock)
     boxes = None if mailbox is None else BoxSearch(mailbox, parts.settings.mailbox_ttl_s, wall_clock)
-    traces = Traces(parts.memory or TraceMemory(0, wall_clock), hub, boxes, name)
+    memory = parts.memory or TraceMemory(0, wall_clock)
+    traces = Traces(memory, hub, boxes, name)
     count_lost = _counts_lost_events(parts.counters)
     subscribers = Subscribers(servers, devices.events.live, count_lost)
     opened.stop(subscribers.close)
     device = OneDevice(connected, devices.events, traces, _fenced(parts))
     loops = Repeats(0) if devices.mail is None else devices.mail.loops
     full_boxes = Repeats(0) if mailbox is None else mailbox.counters.full
-    top = Top(hub, devices.reconnects, loops, full_boxes, name, wall_clock)
+    top = Top(hub, devices.reconnects, loops, full_boxes, memory, name, wall_clock)
     answer_queries(servers, connected, device, parts.blocks, Here(hub, name), traces, subscribers, top)
     overview = _make_overview(parts, readiness)
     opened.stop(overview.stop)

@@ -207,8 +207,9 @@ def test_each_list_of_top_has_its_table() -> None:
     repeat = {"device_id": NASTY, "count": 1234, "since": NASTY, "last": NASTY}
     body = {"queues": [reader], "round_trips": [reader | {"rtt_ms": 1.5}], "reconnects": [repeat], "loops": [repeat]}
     body["full_boxes"] = [repeat]
+    body["read_again"] = [{"id": NASTY, "records": 2, "count": 3, "servers": [NASTY], "last": NASTY}]
     with answering(lambda send: send(answer(json.dumps(body | {"missing": []}).encode()))) as url:
         result = invoke("top", "--url", url, env={"COCOA_ADMIN_TOKEN": "a.b.c"})
     lines = result.stdout.splitlines()
-    assert (len(lines), result.stdout.count("1,234"), result.exit_code) == (14, 3, 0)
+    assert (len(lines), result.stdout.count("1,234"), result.exit_code) == (17, 3, 0)
     assert all(line.isprintable() for line in lines)

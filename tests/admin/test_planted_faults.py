@@ -25,7 +25,7 @@ from testing.waiting import eventually
 from ..harness import Harness
 from ..test_gateway_on_kafka import KAFKA_PATIENCE_S, Site, site
 from ..test_several_on_kafka import settle
-from .conftest import ADMIN_SECRET, admin_token
+from .conftest import ADMIN_SECRET, admin_token, ask
 from .operator import invoke
 from .test_traces import nothing_is_written
 
@@ -231,6 +231,11 @@ class Faults:
         at, moved = next((at, text) for at, text in enumerate(said) if "read" in text)
         print(moved)
         await self.console.traces(names[at], "; read ")
+        rows = (await ask(a, "GET", "/top?limit=100")).body["read_again"]
+        assert rows
+        assert all(row["count"] > 1 and row["servers"][-1] in "abc" for row in rows), rows
+        await self.console.finds(shows="Read again")
+        await self.console.finds(rows[0]["id"], shows="; read ")
 
     async def a_fenced_server(self, a: Harness, b: Harness) -> None:
         await b.raw("held")

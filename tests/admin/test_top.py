@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from cocoa_tornado.admin.top import ReaderRow, RepeatRow, TopAnswer, merge_top
+from cocoa_tornado.rules.records import Record
 from testing.raw_device import TEXT
 from testing.waiting import eventually
 
@@ -22,13 +23,14 @@ Two = tuple[Harness, Harness]
 async def top(gateway: Harness, query: str = "") -> Any:
     status, body, _ = await ask(gateway, "GET", f"/top{query}")
     assert status == 200
-    assert list(body) == ["queues", "round_trips", "reconnects", "loops", "full_boxes", "missing"]
+    assert list(body) == ["queues", "round_trips", "reconnects", "loops", "full_boxes", "read_again", "missing"]
     return body
 
 
 async def test_of_a_server_without_trouble_every_list_is_empty(gateway: Harness) -> None:
     await gateway.raw("doll")
     lists: dict[str, list[object]] = {"queues": [], "round_trips": [], "reconnects": [], "loops": [], "full_boxes": []}
+    lists["read_again"] = []
     assert await top(gateway) == lists | {"missing": []}
 
 
@@ -110,6 +112,19 @@ async def test_devices_whose_boxes_have_dropped_messages_are_listed_by_all_serve
     rows = (await top(b, "?limit=2"))["full_boxes"]
     assert [(row["device_id"], row["count"]) for row in rows] == [("fuller", 7), ("full", 3)]
     assert all(row["since"] <= row["last"] for row in rows)
+
+
+async def test_records_that_were_read_again_are_listed_once_for_all_servers(two_admins: Two) -> None:
+    a, b = two_admins
+    for gateway, offsets in ((a, [0, 1, 2]), (b, [2, 3]), (b, [2])):
+        records = [Record("doll", b'{"n":%d}' % offset, 7) for offset in offsets]
+        memory = gateway.gateway.parts.memory
+        assert memory is not None
+        memory.remember(records, offsets, [("results@x/0#y", len(offsets))])
+    (row,) = (await top(a))["read_again"]
+    last = row.pop("last")
+    assert row == {"id": "results/0/2", "records": 1, "count": 3, "servers": ["a", "b"]}
+    assert last.startswith("20")
 
 
 @pytest.mark.parametrize("limit", ["0", "101", "x"])

@@ -18,7 +18,7 @@
     length: 9, age_ms: 3, text: name === "message" ? JSON.stringify({text: bad}) : bad, lost: 1});
   const answers = [
     [/overview$/, {servers: [server], latency_bounds_ms: [1], missing: [bad]}],
-    [/top$/, {queues: [{device_id: bad, server: bad, queue: 3}], round_trips: [], reconnects: [repeat], loops: [repeat], full_boxes: [repeat]}],
+    [/top$/, {queues: [{device_id: bad, server: bad, queue: 3}], round_trips: [], reconnects: [repeat], loops: [repeat], full_boxes: [repeat], read_again: [{id: bad, records: 3, count: 2, servers: [bad], last: bad}]}],
     [/devices$/, {devices: [device], next: bad, missing: [bad]}],
     [/devices\/[^/]+$/, {...device, missing: [bad]}],
     [/messages\/.+$/, {id: bad, steps: [{at: bad, server: bad, step: bad}], devices: [{device_id: bad, outcome: bad}], counts: {[bad]: 1},

@@ -4,7 +4,7 @@ import {api, poll} from "../api.js";
 import {chart} from "../charts.js";
 import {h, refresh, show} from "../dom.js";
 import {bytes, duration, milliseconds, number, plural, rate} from "../format.js";
-import {deviceLink, failed, id, loading, missingNote, note, nothing, pageHead, panel, pill, table, time} from "../parts.js";
+import {deviceLink, failed, id, loading, missingNote, note, nothing, pageHead, panel, pill, table, time, traceLink} from "../parts.js";
 import {href} from "../router.js";
 import {samples} from "../samples.js";
 
@@ -159,6 +159,7 @@ const WATCHED = [
   ["reconnects", "Coming back again and again", "refused, or connected for less than five minutes", (row) => [deviceLink(row.device_id), `${number(row.count)} times`]],
   ["loops", "Going round in circles", "they get the same message again, and never acknowledge it", (row) => [deviceLink(row.device_id), `${number(row.count)} times`]],
   ["full_boxes", "Full boxes", "messages that were dropped from them within the last day", (row) => [deviceLink(row.device_id), plural(row.count, "message")]],
+  ["read_again", "Read again", "records that were read more than once, as far as the servers remember", (row) => [h("span", {}, traceLink(row.id), row.records > 1 && h("span", {class: "muted"}, ` and ${plural(row.records - 1, "more", "more")}`)), `${number(row.count)} times`]],
   ["round_trips", "Longest round trips", "a tenth of a second or more for the last ping", (row) => [deviceLink(row.device_id), milliseconds(row.rtt_ms)]],
 ];
 
