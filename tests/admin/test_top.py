@@ -100,7 +100,7 @@ async def test_a_device_that_gets_the_same_message_again_and_never_acknowledges_
 
 
 async def test_devices_whose_boxes_have_dropped_messages_are_listed_by_all_servers(
-    start_admin: StartAdmin, neighbors: Neighbors
+    neighbors: Neighbors, start_admin: StartAdmin
 ) -> None:
     options: dict[str, Any] = {"neighbors": neighbors, "mailbox": "memory://", "mailbox_max_messages": 2}
     a, b = await start_admin(server_name="a", **options), await start_admin(server_name="b", **options)
