@@ -37,7 +37,7 @@ class AdminError(click.ClickException):
 
 
 class NotFound(AdminError):
-    """What was named does not exist."""
+    """The named device, message or record does not exist."""
 
 
 class Unavailable(AdminError):
@@ -45,7 +45,8 @@ class Unavailable(AdminError):
 
 
 def in_path(text: str) -> str:
-    """Percent-encode an id as one segment of a path. An id that is not UTF-8 (from the command line) stays as it is."""
+    """Percent-encode an id as one segment of a path. The bytes of an id that is not UTF-8 (from the command line) are
+    kept."""
     return quote(text, safe="", errors="surrogateescape")
 
 

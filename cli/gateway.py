@@ -40,7 +40,7 @@ log = logging.getLogger("cocoa.service")
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """What a gateway is started with.
+    """The arguments of a gateway's start.
 
     :ivar config, options: where a reload reads the settings from
     :ivar place: None without a parent

@@ -1,4 +1,4 @@
-"""Which users listen on a port of this machine, as Linux tells it."""
+"""Which users listen on a port of this machine, on Linux."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a terminal shows: tables, colours, and the text of strangers, which must not control it."""
+"""Output for terminals: tables, colours, and text from devices and producers, which must not control the terminal."""
 
 from __future__ import annotations
 

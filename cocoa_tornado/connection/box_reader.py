@@ -201,7 +201,7 @@ class BoxReader:
     def stand_by(self, begun: int) -> Position | None:
         """Another connection of the device takes over. Return the position at which it begins; None: it is unknown.
 
-        :param begun: so many messages that have a number are written to the end before this connection stops
+        :param begun: how many numbered messages this connection still finishes before it stops
         """
         self.stands_by = True
         if self._asked is not None:
@@ -270,12 +270,15 @@ class BoxReader:
         if self.key is None:
             self._given = self._marked = start
         else:
-            if (self.epoch, self.key) != (box.epoch, key):  # and not only another connection that has gone on meanwhile
+            if (self.epoch, self.key) != (
+                box.epoch,
+                key,
+            ):  # and not only another connection that has taken over meanwhile
                 self._earlier = (*self._earlier, (self.epoch, self.key))[-_EARLIER_EPOCHS:]
                 self.least_ticket += _ONE_EPOCH
             settle = partial(_settle, box if key == self.key else None, self.epoch)
             self._given, self._marked = settle(self._given), settle(self._marked)
-            if self._lost is None:  # another connection has gone on up to there; otherwise messages may be queued still
+            if self._lost is None:  # another connection has come this far; otherwise messages may still be queued
                 self._given = self._given.joined(start)
             self._writing = [settle(position) for position in self._writing]
             if self._notices is not None:

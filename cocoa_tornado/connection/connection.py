@@ -1,7 +1,8 @@
 """A device's connection from the upgrade to its end, on the IOLoop: a thin shell around ``protocol.py``.
 
-The protocol decides. This module queues messages, sets the timer, and leaves to another connection what is not written;
-``socket_io.py`` reads and writes the socket. Neither decides which devices may connect or where a message goes.
+The protocol decides. This module queues messages, sets the timer, and hands unwritten messages over to another
+connection; ``socket_io.py`` reads and writes the socket. Neither decides which devices may connect or where a message
+goes.
 """
 
 from __future__ import annotations
@@ -43,9 +44,9 @@ class DeviceConnection(SocketIO):
     """One device's WebSocket. Implements ``hub.Client`` and ``flusher.Flushed``; IOLoop thread only.
 
     :meth:`open` starts it. It is open until the first of: a close of either side, an error, a timeout. Then the Hub
-    forgets the connection and the device can connect again, even while the closing handshake is under way. If other
-    servers may hold the device next, its slot is released when the socket is closed and the mailbox has stored what was
-    written to it; a connection that is challenged before that is cut.
+    forgets the connection and the device can connect again, even during the closing handshake. If other servers may
+    hold the device next, its slot is released when the socket is closed and the mailbox has stored which messages were
+    written; a connection that is challenged before that is cut.
 
     :ivar connected_at: Unix seconds
     """
@@ -81,7 +82,7 @@ class DeviceConnection(SocketIO):
 
     @property
     def remote_ip(self) -> str:
-        """The device's address. An idle connection keeps no text of what its socket knows."""
+        """The device's address, from the socket: an idle connection does not store it."""
         return self._socket.peer_ip if self._remote_ip is None else self._remote_ip
 
     # -- for the Hub
@@ -94,8 +95,8 @@ class DeviceConnection(SocketIO):
         return Health(silent_s, heartbeat.round_trip_s, len(self.protocol.outbox), self.misses_pong)
 
     def send(self, frame: bytes, timestamp_ms: int, terms: Terms | None = None) -> None:
-        """Queue one frame for this loop turn's write. A full outbox drops what it may; if that is not enough, the
-        connection is closed with 1013."""
+        """Queue one frame for this loop turn's write. A full outbox drops messages that may be dropped; if that is not
+        enough, the connection is closed with 1013."""
         protocol = self.protocol
         if protocol.phase is not OPEN:
             return
@@ -157,8 +158,8 @@ class DeviceConnection(SocketIO):
     def _push_after_flush(self, body: bytes, timestamp_ms: int, terms: Terms | None) -> bool:
         """Flush until the message fits: a batch may hold more for a device than its outbox, but not its socket.
 
-        A flush that the socket does not take may leave what is queued to another connection of the device. Then the
-        message does not belong here any more.
+        A flush that the socket does not take may hand the queue over to another connection of the device. Then the
+        message no longer belongs here.
         """
         protocol, context = self.protocol, self._context
         outbox, limits = protocol.outbox, context.limits().outbox
@@ -274,10 +275,10 @@ class DeviceConnection(SocketIO):
             raise
 
     def end(self, reason: CloseReason, keep_queued: bool = False, notice: bytes = b"") -> None:
-        """Begin the closing handshake. Nothing happens if it has begun already.
+        """Begin the closing handshake. No effect if it has already begun.
 
-        :param keep_queued: write what is queued before the close frame, instead of dropping it, unless another
-            connection of the device goes on with it
+        :param keep_queued: write the queued messages before the close frame instead of dropping them, unless another
+            connection of the device takes them over
         :param notice: the last message, which comes right before the close frame
         """
         if self.protocol.phase is OPEN:
@@ -298,7 +299,7 @@ class DeviceConnection(SocketIO):
         self._carry_out()
 
     def _close_socket(self) -> None:
-        """The end. The connection is in no reference cycle afterwards, so that it is freed at once."""
+        """Close the socket. The connection is in no reference cycle afterwards, so it is freed at once."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -308,7 +309,7 @@ class DeviceConnection(SocketIO):
         self._box = None
         context.sockets.discard(self)
         if self.grant.lease.is_shared:
-            # Once the mailbox has stored what was written: the device gets it only once.
+            # Once the mailbox has stored which messages were written, so that the device gets each only once.
             marked = None if context.mail is None else context.mail.mailbox.marked(self.grant.device_id)
             if marked is None:
                 self._release()
@@ -382,7 +383,7 @@ class DeviceConnection(SocketIO):
         extra = {"outcome": ending.outcome, "code": ending.code, **unwritten}
         log.info("device disconnected", extra=self.who() | extra)
 
-    # -- where only one of a device's connections gets its messages
+    # -- if only one of a device's connections gets its messages
 
     def take_over(self, left: Left) -> None:
         """See ``hub.Client``."""
@@ -391,7 +392,7 @@ class DeviceConnection(SocketIO):
         self._receive(left)
 
     def _left(self, queued: Sequence[Queued], position: Position | None) -> Left:
-        """What is not written and in no box, for the connection that goes on."""
+        """The unwritten messages that are in no box, for the connection that takes over."""
         if self._box is None:
             return Left(queued)
         messages, places = self._box.leave(queued)
@@ -400,7 +401,7 @@ class DeviceConnection(SocketIO):
     def _receive(self, left: Left) -> None:
         device_id, hub = self.identity.device_id, self._context.hub
         for (body, timestamp_ms, terms), after in zip_longest(left.messages, left.places):
-            # Each message may make a connection slow, and another one go on.
+            # Each message may make a connection slow, so that another one takes over.
             receivers = hub.receivers_of(device_id)
             for client in receivers:
                 if terms is not None and terms.number is not None:
@@ -416,15 +417,15 @@ class DeviceConnection(SocketIO):
 
     @property
     def _has_another(self) -> bool:
-        """Whether another connection of the device would go on with what this one has not written."""
+        """Whether another connection of the device would take over the messages that this one has not written."""
         hub = self._context.hub
         return hub.has_stand_bys and len(hub.clients_of(self.identity.device_id)) > 1
 
     def _hand_over(self) -> None:
-        """Leave what is queued to a healthier connection of the device, if there is one.
+        """Hand the queued messages over to a healthier connection of the device, if there is one.
 
-        What the socket has begun to take stays here. It counts as one message even if it is a control frame: a
-        connection that has nothing to write is healthier.
+        The frame that the socket has begun to take stays here. It counts as one message even if it is a control frame:
+        a connection without pending writes is healthier.
         """
         outbox = self.protocol.outbox
         heir = self._context.hub.relieve(self, keeps=max(1, outbox.begun))
@@ -433,30 +434,29 @@ class DeviceConnection(SocketIO):
             heir.take_over(self._left(outbox.discard(), position))
 
     def _pass_on(self, frame: bytes, timestamp_ms: int, terms: Terms | None) -> bool:
-        """Another connection of the device, if there is one, gets this message."""
+        """Pass this message to another connection of the device, if there is one."""
         receivers = self._context.hub.receivers_of(self.identity.device_id)
         for client in receivers:
             client.send(frame, timestamp_ms, terms)
         return bool(receivers)
 
     def _pass_on_transient(self, body: bytes, timestamp_ms: int, terms: Terms | None) -> bool:
-        """The connection that gets the device's messages now gets this one, too, if it does not find it in the box.
-        False: it does."""
+        """Pass this message to the device's active connection, unless that finds it in the box. False: it does."""
         if terms is None or terms.number != 0:
             return False
         self._receive(Left([(body, timestamp_ms, terms)]))
         return True
 
     def _leave_to_another(self, dropped: Sequence[Queued], was_receiving: bool) -> Sequence[Queued]:
-        """The connection has ended: leave what it has not written to the one that gets the device's messages now.
-        Returns the messages that are lost, because there is no such connection.
+        """The connection has ended: hand its unwritten messages over to the device's active one. Return the messages
+        that are lost because there is none.
 
-        What the socket has begun to take stays here while it may take the rest.
+        The frame that the socket has begun to take stays here while the socket may take the rest.
         """
         hub = self._context.hub
         heirs = hub.receivers_of(self.identity.device_id) if hub.has_stand_bys else ()
         outbox = self.protocol.outbox
-        # Of what the socket has begun to take, nothing stays here if it is lost.
+        # If the socket is lost, the frame that it has begun to take does not stay here either.
         begun = outbox.abandon() if self.protocol.phase is CLOSED else []
         left = [*begun, *dropped]
         if not heirs:
@@ -468,8 +468,8 @@ class DeviceConnection(SocketIO):
         return self._leave_begun_to_another(begun)
 
     def _leave_begun_to_another(self, begun: Sequence[Queued]) -> Sequence[Queued]:
-        """The socket is lost, and another connection has gone on behind what this one had begun to write. Returns the
-        messages that are lost, because no such connection is left."""
+        """The socket is lost, and another connection has taken over after the frame that this one had begun to write.
+        Return the messages that are lost because no such connection is left."""
         hub = self._context.hub
         heirs = hub.receivers_of(self.identity.device_id) if hub.has_stand_bys else ()
         if not (begun and heirs and (self._box is None or self._box.stands_by)):
@@ -488,7 +488,7 @@ class DeviceConnection(SocketIO):
         return counted
 
     def _note_unwritten(self, outcome: Outcome, messages: Sequence[Queued]) -> None:
-        """For operators. What is stored is in the box still."""
+        """For operators. Stored messages are still in the box."""
         memory = self._context.memory
         if memory is not None:
             for body, timestamp_ms, terms in messages:

@@ -45,10 +45,10 @@ log = logging.getLogger("cocoa.device")
 class BoxFeed:
     """Feeds one connection. IOLoop thread only.
 
-    A page is read once the socket has taken the last one: a slow device delays no other, and a fast one waits for the
-    mailbox only. While the mailbox can't be read, messages stay in it.
+    A page is read once the socket has taken the last one: a slow device delays no other, and a fast one waits only for
+    the mailbox. While the mailbox can't be read, messages stay in it.
 
-    :param device_id: whose box it is
+    :param device_id: the owner of the box
     :param after: the position of the cursor that the device named, if any
     :ivar fencing_token: the connection's grant, as the mailbox may check it
     """
@@ -79,7 +79,7 @@ class BoxFeed:
         self._is_waiting = True  # for the device to be known, and before a question is repeated
         self._backoff: Backoff | None = None
         self._refresh_at = 0.0
-        # The newest message of each collapse key that was stored since the question that is under way.
+        # The newest message of each collapse key that was stored since the pending question.
         self._collapsed: dict[str, tuple[LaneName, int]] | None = None
         self._transients = TransientFeed(mail, outlet, self._reader, device_id)
 
@@ -87,7 +87,7 @@ class BoxFeed:
         return f"<BoxFeed {self._device_id!r} {self._reader!r}>"
 
     def open(self, audiences: frozenset[Audience], *, stands_by: bool = False) -> None:
-        """Make the device known, and look at its box. Call it after the connection is registered, so that nothing is
+        """Make the device known, and look at its box. Call it after the connection is registered, so that no message is
         stored unnoticed.
 
         :param stands_by: nothing is read until :meth:`go_on`
@@ -117,19 +117,19 @@ class BoxFeed:
         return self._mail.clock() >= self._refresh_at
 
     def refresh(self, audiences: frozenset[Audience]) -> None:
-        """The device is connected still."""
+        """The device is still connected."""
         self._refresh_at = self._mail.clock() + self._mail.refresh_s
         self._mail.refresh(self._device_id, audiences)
 
     def look_again(self) -> None:
-        """Something may have been stored without a call of :meth:`stored`."""
+        """A message may have been stored without a call of :meth:`stored`."""
         self._reader.look_again()
         self._ask()
 
     def close(self, audiences: frozenset[Audience] | None = None) -> None:
-        """Nothing more is passed to the connection. What its socket has taken still counts as written.
+        """Stop passing messages to the connection. Messages that its socket has taken still count as written.
 
-        :param audiences: if this was the device's last connection, which it is known for some time after
+        :param audiences: given if this was the device's last connection: it stays a member of them for some time
         """
         self._is_closed, self._asked = True, None  # an answer to come refers to this feed: there is no reference cycle
         self._transients.close()
@@ -150,10 +150,10 @@ class BoxFeed:
         return self._reader.stand_by(begun)
 
     def leave(self, queued: Sequence[Queued]) -> tuple[list[Queued], list[int | None]]:
-        """Return what is not stored of what is queued, and of what waits here, for another connection: the messages,
-        and the numbers of the stored ones that they come after.
+        """Return the queued and waiting messages that are not stored, for another connection, and the numbers of the
+        stored ones that they come after.
 
-        :param queued: what was in the outbox, in its order
+        :param queued: the messages of the outbox, in order
         """
         reader, transients = self._reader, self._transients.take_all()
         left: list[tuple[Queued, int | None]] = []
@@ -283,7 +283,7 @@ class BoxFeed:
     # -- from the connection
 
     def begin_write(self) -> None:
-        """What to write is about to be taken from the outbox."""
+        """A write is about to be taken from the outbox."""
         self._reader.begin_write()
 
     def frame_of(self, payload: bytes, lane: LaneName, ticket: int) -> bytes | None:
@@ -302,7 +302,7 @@ class BoxFeed:
                 return text_frame(payload)
             return text_frame(with_cursor(payload, key, self._device_id, position))
         except Exception:
-            # The gateway has not stored this. It must not hold up the messages behind it.
+            # The gateway did not store this message. It must not block the messages behind it.
             count(self._mail.counters.dropped, "fault")
             log.exception("message in the box skipped", extra=self._outlet.who() | {"number": ticket})
             return None
@@ -317,14 +317,14 @@ class BoxFeed:
         return Terms(priority=lane, number=ticket) if ticket else None
 
     def given(self, messages: int) -> None:
-        """The socket has taken so many messages that have a number."""
+        """The socket has taken this many messages that have a number."""
         gaps = self._reader.given(messages)
         if gaps:
             self._mail.counters.gaps += gaps
         self.written()
 
     def regranted(self, token: FencingToken | None, audiences: frozenset[Audience]) -> None:
-        """The connection goes on under another grant. What was stored under the last one may have had no effect."""
+        """The connection continues under another grant. Marks under the last one may have had no effect."""
         self.fencing_token = token
         self._reader.mark_again()
         if not self._is_closed:
@@ -368,7 +368,7 @@ class BoxFeed:
     # -- questions and answers
 
     def _follow(self) -> None:
-        """What was asked in an epoch that is over gets no answer."""
+        """Drop questions of an epoch that is over."""
         mailbox = self._mail.mailbox
         if self._reader.follow(mailbox.epoch, mailbox.key):
             self._asked = None
@@ -453,7 +453,7 @@ class BoxFeed:
             self._carry_out(ack)
 
     def _deliver(self, arrived: Arrived) -> None:
-        """Queue what fits in the outbox."""
+        """Queue the messages that fit in the outbox."""
         collapsed, self._collapsed = self._collapsed or {}, None
         self._queue_page(HIGH, arrived.high, collapsed)
         self._queue_page(NORMAL, arrived.normal, collapsed)
@@ -483,10 +483,10 @@ class BoxFeed:
 
 
 def _is_older(one: tuple[LaneName, int], other: tuple[LaneName, int] | None) -> bool:
-    """Numbers of two lanes can't be compared: what can't be known to have been replaced is sent."""
+    """Numbers of two lanes can't be compared: if it is unknown whether a message was replaced, it is sent."""
     return other is not None and one[0] == other[0] and one[1] < other[1]
 
 
 def page_limits(limits: OutboxLimits) -> PageLimits:
-    """Half of the outbox stays free for what is stored while the page is written."""
+    """Half of the outbox stays free for messages that are stored while the page is written."""
     return PageLimits(max(1, min(100, limits.max_messages // 2)), max(1, min(256 * 1024, limits.max_bytes // 2)))

@@ -257,8 +257,8 @@ class DeviceProtocol:
         return self.outbox.given_all()
 
     def blocked(self, size: int, taken: int, committed: int, mark: tuple[int, int], now: float) -> tuple[int, Given]:
-        """The socket has not taken all of the last :meth:`data_to_send`. What it has not begun to take, except for
-        control frames, is queued again: a ping, a close frame or a message of high priority may overtake it.
+        """The socket has not taken all of the last :meth:`data_to_send`. Frames that it has not begun to take, except
+        for control frames, are queued again: a ping, a close frame or a message of high priority may overtake them.
 
         :param size: of what :meth:`data_to_send` returned
         :param taken: how many bytes of it the socket has taken
@@ -357,7 +357,8 @@ class DeviceProtocol:
             self.reading, self._paused_at = PAUSED, now
 
     def resume(self, now: float, limits: DeviceLimits) -> None:
-        """Read again. The client's pong may have waited in the socket, and what it has sent comes all at once."""
+        """Read again. The client's pong may have waited in the socket, and all data that it has sent arrives at
+        once."""
         if self.reading is PAUSED:
             self.reading = NORMAL
             self.heartbeat.delayed = True
@@ -372,7 +373,7 @@ class DeviceProtocol:
     def receive(self, data: bytes, now: float, limits: DeviceLimits) -> Sequence[Event]:
         """Return what the client sends, in order. How its bytes are split makes no difference.
 
-        If it breaks the protocol, sends too much, or closes, only what came before is returned, and the phase is no
+        If it breaks the protocol, sends too much, or closes, only earlier messages are returned, and the phase is no
         longer OPEN.
         """
         if self.closing is not None:
@@ -446,16 +447,16 @@ class DeviceProtocol:
     def end(
         self, reason: CloseReason, now: float, limits: DeviceLimits, keep_queued: bool = False, notice: bytes = b""
     ) -> None:
-        """Begin the closing handshake. Nothing happens if it has begun already.
+        """Begin the closing handshake. No effect if it has already begun.
 
-        :param keep_queued: write what is queued before the close frame, instead of dropping it
+        :param keep_queued: write the queued messages before the close frame instead of dropping them
         :param notice: the last message, which comes right before the close frame
         """
         if self.phase is OPEN:
             self._begin_to_close(CLOSING, reason, now, limits, keep_queued, notice)
 
     def _fault(self, reason: CloseReason, now: float, limits: DeviceLimits) -> None:
-        """What the client sends from now on is discarded."""
+        """Discard the client's data from now on."""
         if self.phase is OPEN:
             self._begin_to_close(DISCARDING, reason, now, limits)
         else:

@@ -90,7 +90,7 @@ class SocketIO(ABC):
 
     @abstractmethod
     def _hand_over(self) -> None:
-        """Leave what is queued to a healthier connection of the device, if there is one."""
+        """Hand the queued messages over to a healthier connection of the device, if there is one."""
 
     def who(self) -> dict[str, object]:
         """The fields of every log line about this connection."""
@@ -223,7 +223,7 @@ class SocketIO(ABC):
             self._context.flusher.watch(self)
 
     def _wait_for_room(self, size: int) -> None:
-        """The socket has not taken all of a write. What it has not begun to take, it gets later."""
+        """The socket has not taken all of a write. The frames that it has not begun to take are written later."""
         protocol, socket, context = self.protocol, self._socket, self._context
         taken, committed = socket.progress(size)
         written = protocol.outbox.taken() if context.events.live.sinks else ()

@@ -1,7 +1,7 @@
-"""What becomes of the transient messages of one connection: sent, kept waiting within bounds, or dropped and counted.
+"""The transient messages of one connection: sends them, lets them wait within bounds, or drops and counts them.
 
-``transients.py`` has those that wait and decides where each belongs; here they go to the outbox, or are dropped. IOLoop
-thread only.
+``transients.py`` holds the waiting ones and decides the place of each; this module passes them to the outbox, or drops
+them. IOLoop thread only.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ CATCHING_UP: Final = "catching_up"
 class TransientFeed:
     """See the module.
 
-    :param reader: of the same connection, which knows what has been passed on
-    :ivar waiting: those that wait; None: none does. Only to be compared with None elsewhere
+    :param reader: of the same connection; it knows which messages have been passed on
+    :ivar waiting: the waiting messages; None: there are none. Other modules only compare it with None
     """
 
     __slots__ = ("_device_id", "_mail", "_outlet", "_reader", "waiting")
@@ -66,19 +66,19 @@ class TransientFeed:
         return self.waiting is not None and self.waiting.has(payload, timestamp_ms)
 
     def take_all(self) -> list[Transient]:
-        """Remove and return those that wait."""
+        """Remove and return the waiting messages."""
         waiting, self.waiting = self.waiting, None
         return [] if waiting is None else waiting.take_all()
 
     def close(self) -> None:
-        """Drop those that wait: the connection has ended."""
+        """Drop the waiting messages: the connection has ended."""
         for message in self.take_all():
             self.drop(CATCHING_UP, message.body, message.timestamp_ms, "not_connected")
 
-    # -- what was stored
+    # -- stored messages
 
     def release(self, lane: LaneName, number: int | None = None) -> None:
-        """Queue those of a lane that come before a number; None: all of them."""
+        """Queue the messages of a lane that come before a number; None: all of them."""
         waiting = self.waiting
         if waiting is None:
             return
@@ -89,13 +89,13 @@ class TransientFeed:
             self.waiting = None
 
     def release_caught_up(self) -> None:
-        """Queue those of the lanes of which everything stored has been passed on."""
+        """Queue the messages of lanes whose stored messages have all been passed on."""
         for lane in LANES:
             if self._reader.is_caught_up(lane):
                 self.release(lane)
 
     def stored(self, lane: LaneName, number: int, *, is_next: bool) -> None:
-        """A message was stored behind those that wait.
+        """A message was stored behind the waiting ones.
 
         :param is_next: it is sent now
         """
@@ -105,16 +105,16 @@ class TransientFeed:
                 self.release(lane, number)
 
     def collapse(self, key: str) -> None:
-        """A newer message with this collapse key replaces those that wait."""
+        """A newer message with this collapse key replaces waiting ones."""
         collapsed = [] if self.waiting is None else self.waiting.collapse(key)
         self._mail.counters.collapsed += len(collapsed)
         for message in collapsed:
             self._mail.note(self._device_id, message.body, message.timestamp_ms, "collapsed")
 
-    # -- where they belong
+    # -- places
 
     def find_places(self) -> None:
-        """An answer has arrived: those before it come after all that it has shown."""
+        """An answer has arrived: earlier messages come after everything that it has shown."""
         reader, waiting = self._reader, self.waiting
         if waiting is not None and not reader.wants_look:
             for lane in LANES:
@@ -122,12 +122,13 @@ class TransientFeed:
                     self.drop(CATCHING_UP, message.body, message.timestamp_ms)
 
     def forget_places(self) -> None:
-        """The numbers mean nothing any more."""
+        """The numbers have lost their meaning."""
         if self.waiting is not None:
             self.waiting.forget_places()
 
     def drop_overtaken(self) -> None:
-        """It has turned out where the connection begins: an earlier one was sent messages that come after these."""
+        """The beginning of the connection is known now: drop messages that precede ones sent on an earlier
+        connection."""
         if self.waiting is not None:
             for lane in LANES:
                 for message in self.waiting.take_before(lane, self._reader.feed(lane).position):

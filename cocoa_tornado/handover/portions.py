@@ -1,4 +1,4 @@
-"""What is handed over to one sibling: records in numbered portions, until they are acknowledged. Pure."""
+"""The records that are handed over to one sibling, in numbered portions, until they are acknowledged. Pure."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Portions:
 
     @property
     def is_idle(self) -> bool:
-        """Whether all that was assigned is acknowledged."""
+        """Whether all assigned records are acknowledged."""
         return not (self._open or self._unacknowledged)
 
     @property
@@ -94,7 +94,7 @@ class Portions:
         self._open_bytes += size
 
     def close(self) -> None:
-        """What is assigned from now on belongs to another portion."""
+        """Close the open portion: later records belong to another one."""
         if self._open:
             self._number += 1
             portion = Portion(self._number, self.seen, self._open)
@@ -103,7 +103,7 @@ class Portions:
             self._unacknowledged.append(portion)
 
     def to_send(self) -> Iterator[Portion]:
-        """What is to be sent. A portion that was yielded counts as sent."""
+        """Yield the portions to send. A yielded portion counts as sent."""
         self.close()
         while self._unsent:
             yield self._unsent.popleft()
@@ -117,6 +117,6 @@ class Portions:
         return found
 
     def take_back(self) -> Sequence[Portion]:
-        """The sibling has ended. Return what it has not acknowledged; nothing is awaited any more."""
+        """The sibling has ended. Return the records that it has not acknowledged; none is awaited any more."""
         self.close()
         return self.acknowledge(self._number)

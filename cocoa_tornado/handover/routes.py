@@ -1,4 +1,4 @@
-"""What the router has been given, and when it may be given more of another kind. Pure."""
+"""The records that were given to the router, and when records may be handed over again. Pure."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Quiet:
         self._quiet_s = QUIET_S
 
     def disturb(self, now: float) -> None:
-        """There was a record for several devices."""
+        """Note a record for several devices: the quiet time begins again."""
         self._shared_at = now
 
     def is_over(self, now: float) -> bool:
@@ -72,7 +72,7 @@ class Quiet:
         self._began_at = now
 
     def takes_too_long(self, now: float) -> bool:
-        """Whether the attempt is to be given up."""
+        """Whether to abandon the attempt."""
         return now - self._began_at >= BEGIN_PATIENCE_S
 
     def fail(self, now: float) -> None:

@@ -3,8 +3,8 @@
 A *sibling* is another worker under the same parent. Each worker announces the devices that connect to it and leave it.
 These announcements are hints: a sibling returns the records of a device that has left it, and they are routed here.
 
-What must hold is the order of the records of each device. It is either *routed* here or *handed over* to one sibling,
-and between the two it is *moving*: its records wait until all earlier ones have arrived.
+The rules keep the order of the records of each device. A device is either *routed* here or *handed over* to one
+sibling, and between the two it is *moving*: its records wait until all earlier ones have arrived.
 
 ====================  =========================================================  =======================================
 a device              its records                                                until
@@ -20,8 +20,8 @@ leaving (moving)      wait, behind those that the sibling returns               
                                                                                  came before
 ====================  =========================================================  =======================================
 
-From "leaving", a device goes to "routed", and from there on. What a sibling that ends has not acknowledged is routed
-here: it may be sent twice, as after the end of a server that has read it.
+After "leaving", a device is "routed". Records that a sibling has not acknowledged when it ends are routed here: they
+may be sent twice, as after the end of a server that has read them.
 
 A record for several devices, a user, a group or everyone would have to wait for all of them. So once there is one,
 nothing is handed over until ``routes.QUIET_S`` after the last one: the phases below. The same goes for partitions that
@@ -150,13 +150,14 @@ class Destinations:
         return [self._routes.begin([Piece(delivery, here)])] if here else []
 
     def routed(self, number: int) -> Actions:
-        """The router is done with a route: what is for other servers is in the relay."""
+        """The router is done with a route: messages for other servers are in the relay."""
         for piece in self._routes.end(number):
             piece.done()
         return self._after_routing()
 
     def failed(self, number: int) -> Actions:
-        """The router has failed. What it has not sent is read again after a restart; nothing waits for it."""
+        """The router has failed. Records that it has not sent are read again after a restart; no other record waits for
+        them."""
         self._routes.end(number)
         return self._after_routing()
 
@@ -176,7 +177,7 @@ class Destinations:
         return self._begin() if self._phase is Phase.BEGINNING else []
 
     def down(self, number: int) -> Actions:
-        """A sibling cannot be reached any more. What it has not acknowledged is routed here."""
+        """A sibling cannot be reached any more. Records that it has not acknowledged are routed here."""
         sibling = self._siblings.get(number)
         if sibling is None:
             return []
@@ -260,7 +261,7 @@ class Destinations:
         return sibling is not None and sibling.fence is not None and sibling.fence.number == fence
 
     def portions(self, number: int) -> Iterator[Portion]:
-        """What is to be sent to a sibling. A portion that was yielded counts as sent."""
+        """Yield the portions to send to a sibling. A yielded portion counts as sent."""
         return self._siblings[number].portions.to_send()
 
     def gathered(self, number: int) -> int:
@@ -369,7 +370,7 @@ class Destinations:
     # -- phases
 
     def look(self, now: float) -> Actions:
-        """Call it now and then."""
+        """Check the phase; call it periodically."""
         if self._phase is Phase.BEGINNING and self._quiet.takes_too_long(now):
             self._quiet.fail(now)
             return self._give_up_beginning()
@@ -377,7 +378,7 @@ class Destinations:
         is_overdue = any([of.fence is not None and of.fence.age_s(now) >= BEGIN_PATIENCE_S for of in siblings])
         hangs = any([of.portions.has_stopped() for of in siblings])
         if self._phase is Phase.ON and is_overdue and not hangs:
-            # The sibling cannot read what the relay has for it: the devices that it has, or had, must not wait. All
+            # The sibling cannot read its inbox in the relay: the devices that it has, or had, must not wait. All
             # records would wait for one that hangs, until it is killed.
             self._quiet.fail(now)
             return [*self._end(), *self._go_on()]
@@ -418,7 +419,7 @@ class Destinations:
         return self._cancel([(device_id, moving) for device_id, moving in joining if moving.joins is not None])
 
     def _begin(self) -> Actions:
-        """Hand records over again, once what was routed before has arrived."""
+        """Hand records over again, once the records that were routed before have arrived."""
         if self._routes:
             return []
         actions: Actions = []

@@ -1,7 +1,7 @@
-"""What one call of ``rules.py`` decides about one device. Pure.
+"""The decisions of one call of ``rules.py`` about one device. Pure.
 
-A :class:`Decision` looks at what this server knows of the device (``device_slots.py``), changes it, and collects the
-actions. It knows nothing of other devices, nor of how full the server is.
+A :class:`Decision` reads and changes this server's state of the device (``device_slots.py``), and collects the actions.
+It does not depend on other devices, or on how full the server is.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def give_up_at(arrived_at: float, limits: SlotLimits) -> float:
 
 
 class Decision:
-    """See the module. What is decided later comes later in ``todo``.
+    """See the module. ``todo`` has the actions in the order of the decisions.
 
     :param device: changed in place
     :param server: the epoch of this server
@@ -81,7 +81,7 @@ class Decision:
         elif unasked:
             self.refuse_all(queue, "device" if limits.policy == "reject" else "presence")
         elif are_alive and len(reachable) == len(holders):
-            # What another server knew when it answered proves nothing to a connection that came after the challenge.
+            # Another server's answer proves nothing to a connection that arrived after the challenge.
             covers = min([at for claim, at in queue.asked_at.items() if claim in holders], default=self._now)
             self.refuse_all(queue, "device", covers)
         elif are_alive or queue.is_late:
@@ -153,7 +153,7 @@ class Decision:
             self.go_on()
 
     def take_answer(self, answer: Answer) -> None:
-        """A holder has been judged. An answer to an earlier queue is ignored."""
+        """Take the answer about a holder. An answer to an earlier queue is ignored."""
         queue = self.device.queue
         if queue is None or queue.name != answer.challenger or answer.holder not in queue.answers:
             return
@@ -167,7 +167,8 @@ class Decision:
     # -- this server's own slots
 
     def challenge(self, slots: Sequence[Slot], challenger: Claim) -> None:
-        """Ask those that were not asked yet. A reserved slot is not asked: its upgrade will succeed or fail soon."""
+        """Challenge the connections that were not challenged yet. A reserved slot is not challenged: its upgrade will
+        succeed or fail soon."""
         for slot in slots:
             slot.challengers = (*slot.challengers, challenger)
         silent = [slot for slot in slots if slot.is_held and slot.deadline is None]

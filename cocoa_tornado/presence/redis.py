@@ -1,6 +1,6 @@
 """Presence in Redis 6.2 or later: one device, one holder, over several servers.
 
-``rules.py`` decides about this server's devices, and that is carried out here; ``redis_member.py`` has the server's
+This module carries out the decisions of ``rules.py`` about this server's devices; ``redis_member.py`` has the server's
 epoch and lease. The scripts are in ``redis_lua.py``; ``redis_link.py`` sends them.
 """
 
@@ -42,7 +42,7 @@ log = logging.getLogger("cocoa.presence")
 
 
 def lease_clock() -> Callable[[], float]:
-    """Monotonic seconds; the time for which the machine was suspended counts where the system can tell (Linux)."""
+    """Monotonic seconds, on Linux including the time for which the machine was suspended."""
     boot_time = getattr(time, "CLOCK_BOOTTIME", None)
     return time.monotonic if boot_time is None else partial(time.clock_gettime, boot_time)
 
@@ -138,7 +138,7 @@ class RedisPresence(PresenceBase):
         return "device" if len(holders.get(device_id, ())) >= self.limits().per_device else None
 
     def begin_claim(self, device_id: str, on_verdict: OnVerdict) -> Claim:
-        """As for any store, but with fewer steps for a device of which nothing else is known here."""
+        """As for any store, but with fewer steps for a device without other state here."""
         now = self._clock()
         claim = None
         if not self._is_closed and self._membership.may_admit(now):
@@ -201,7 +201,7 @@ class RedisPresence(PresenceBase):
         return self._overview
 
     def _has_overview(self) -> bool:
-        """False after :meth:`close`: what is not routed by then is read again."""
+        """False after :meth:`close`: records that are not routed by then are read again."""
         membership = self._membership
         is_ready = self._member.phase.state is PresenceState.READY and membership.knows_others
         return is_ready and membership.lease.is_valid(self._clock())  # the phase is not noted while the loop is stuck
@@ -233,7 +233,7 @@ class RedisPresence(PresenceBase):
         return Holder(grant.claim.server, grant.generation, self.health(grant))
 
     def _complete(self, look_up: LookUp, found: Mapping[str, Sequence[Holder]]) -> None:
-        """Of this server's own holders, the rules know more than the store."""
+        """Add details of this server's own holders, which the store does not have."""
         if look_up.found.done():
             return
         me, result = self._membership.epoch, dict[str, Sequence[Holder]]()
@@ -266,7 +266,7 @@ class RedisPresence(PresenceBase):
         return context == self.context() and not self._membership.is_joining
 
     def give_back(self, context: Context, asked: Asked) -> None:
-        """What was not answered is asked again; but of a term that is over, only who holds which device."""
+        """Unanswered questions are asked again; of a term that is over, only the look-ups."""
         if self._is_current(context):
             self._backlog.give_back(asked)
         else:
@@ -411,7 +411,7 @@ def _generation(holder: Holder) -> Generation:
 
 
 def _peer_of(server: str, info: str) -> Peer:
-    """A neighboring release may say more or less about itself."""
+    """A server of a neighboring release may send more or fewer fields."""
     try:
         told = json.loads(info) if info else {}
     except ValueError:

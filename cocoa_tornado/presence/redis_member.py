@@ -1,7 +1,7 @@
 """Keeps this server a member of those that share presence in Redis: carries out what ``membership.py`` decides.
 
-It joins, beats, fences servers that have stopped, and logs each change of its phase. Its owner carries out what follows
-for the devices.
+It joins, beats, fences servers that have stopped, and logs each change of its phase. Its owner carries out the
+consequences for the devices.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ log = logging.getLogger("cocoa.presence")
 
 
 class MemberOwner(Protocol):
-    """What has devices under the epochs of a :class:`RedisMember`."""
+    """The owner of the devices under the epochs of a :class:`RedisMember`."""
 
     def info(self) -> str:
-        """What other servers are told of this one."""
+        """This server's description of itself for other servers."""
 
     def entered(self, lease: Lease) -> None:
         """The server has a new epoch."""
@@ -52,17 +52,17 @@ class MemberOwner(Protocol):
         """The lease is valid again."""
 
     def changed(self) -> None:
-        """Something of the above, or the phase, may be different now."""
+        """The state or the phase may have changed."""
 
 
 class RedisMember:
     """One server. IOLoop thread only.
 
-    :param relay: whose inbox has to be read while this server beats
+    :param relay: its inbox has to be read while this server beats
     :param location: of Redis, for people
     :param clock: of leases
-    :ivar rules: what it decides by. Pass what they return to :meth:`act`
-    :ivar phase: as it was last noted
+    :ivar rules: decide; pass their results to :meth:`act`
+    :ivar phase: the last logged phase
     :ivar fault: why the last attempt to join or to beat has failed; '': it has not
     """
 
@@ -89,7 +89,7 @@ class RedisMember:
         return f"<RedisMember {self.rules!r}, {self.phase.value}>"
 
     def detail(self) -> str:
-        """What operators are told of the phase."""
+        """The phase in one line, for operators."""
         match self.phase:
             case PresencePhase.SETTLING:
                 return "new connections wait until the leases of the last term have ended"
@@ -103,11 +103,11 @@ class RedisMember:
                 return f"the last answer of Redis is older than {self._timing.freeze_s:g} s"
 
     def start(self) -> None:
-        """Join. Returns at once, and retries while Redis is away."""
+        """Join. Returns at once, and retries while Redis is unavailable."""
         self.act(self.rules.start(self._clock()))
 
     def stop(self) -> None:
-        """Beat no more. The requests that are under way go on until :meth:`end_requests`."""
+        """Stop beating. Pending requests continue until :meth:`end_requests`."""
         self._is_closed = True
         self._set_timer(math.inf)
 
@@ -119,7 +119,8 @@ class RedisMember:
         await asyncio.gather(*ending, return_exceptions=True)
 
     async def leave(self, actions: member.Actions, timeout_s: float) -> None:
-        """Tell Redis that this server has ended; if it does not answer in time, the others will notice.
+        """Report the end of this server to Redis. If Redis does not answer in time, the other servers fence this one
+        later.
 
         :param actions: of :meth:`Membership.leave`
         """
@@ -132,7 +133,7 @@ class RedisMember:
                 log.info("leave failed", extra={"reason": str(error) or type(error).__name__})
 
     def act(self, actions: member.Actions) -> None:
-        """Carry out what the rules have decided, and go by what has changed."""
+        """Carry out the decisions of the rules, and react to changes."""
         for action in actions:
             self._do(action)
         self.note_phase()

@@ -10,12 +10,12 @@ it, which connections to challenge, and what to answer new connections. The life
               `-- Refuse                   +--(every holder is alive)--> refused
                                            `--(a holder is gone)--> Acquire
 
-The server that holds a connection judges it: challenges of its own new connections and of other servers are one
-challenge. If several new connections wait for a device on one server, only the first one claims; the queue ends when no
-holder's answer is outstanding.
+The server that holds a connection challenges it, once for its own new connections and those of other servers. If
+several new connections wait for a device on one server, only the first one claims; the queue ends when no holder's
+answer is pending.
 
-What is decided about one device alone is in ``decision.py``. Here are the server's devices, its limits, and the terms
-of a store that others share.
+Decisions about a single device are in ``decision.py``. This module has the server's devices, its limits, and the terms
+of a shared store.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Slots:
         self.draining = False
         self._devices: dict[str, DeviceSlots] = {}
         # Devices of which nothing is known here but one claim, which the store has not answered yet; with the time of
-        # its arrival. Nearly every claim is granted like this. Whatever else happens gives the device a queue.
+        # its arrival. Nearly every claim is granted like this. Any other event gives the device a queue.
         self._alone: dict[str, tuple[Claim, float]] = {}
         self._number = 0
         self._taken = 0
@@ -260,7 +260,7 @@ class Slots:
     ) -> Actions:
         """The store has refused the claim, and returned the holders of the device.
 
-        :param silent: servers that have not beaten for so long that it is no use to challenge them
+        :param silent: servers whose last beat is so old that challenging them is useless
         """
         decision = self._decide(device_id, now)
         queue = decision.device.queue
@@ -286,7 +286,7 @@ class Slots:
         return self._finish(decision)
 
     def withdraw(self, device_id: str, claim: Claim, now: float) -> Actions:
-        """The new connection has left. What it was granted, or will be, is released. Idempotent."""
+        """The new connection has disconnected. A slot that it was granted, or will be, is released. Idempotent."""
         decision = self._decide(device_id, now)
         queue = decision.device.queue
         if queue is not None and claim in queue.waiting:
@@ -324,7 +324,7 @@ class Slots:
         return self._finish(decision)
 
     def answered(self, grant: Grant, now: float) -> Actions:
-        """A connection has given a sign of life. Nothing happens if it was not challenged."""
+        """A connection has shown a sign of life. No effect if it was not challenged."""
         if grant.device_id not in self._devices:
             return []
         decision = self._decide(grant.device_id, now)
@@ -342,8 +342,8 @@ class Slots:
         return self._finish(decision)
 
     def expire(self, device_id: str, now: float) -> Actions:
-        """A challenge may be over, because connections or other servers were silent for too long. Nothing happens if it
-        was settled, or if a later challenge is under way."""
+        """A challenge may be over, because connections or other servers were silent for too long. No effect if it was
+        settled, or if a later challenge is in progress."""
         decision = self._decide(device_id, now)
         decision.evict_silent()
         if decision.device.queue is not None:
@@ -403,7 +403,7 @@ class Slots:
         self._devices, self._alone = {}, {}
         return todo
 
-    # -- a store that others share, and that may be away
+    # -- a shared store, which may be unavailable
 
     def unanswered(self, device_id: str, claim: Claim, now: float) -> Actions:
         """The store has not answered a claim for a second or so: ask again, or give up if the new connection has waited
@@ -447,7 +447,7 @@ class Slots:
         claim those of connections again, if there are any: then a new term has begun.
 
         A connection whose lease was extended less than ``proof_s`` ago cannot have been fenced: it is claimed at once,
-        and goes on until its old lease ends. Any other one waits for :meth:`settled`, however many terms begin.
+        and continues until its old lease ends. Any other one waits for :meth:`settled`, through any number of terms.
 
         :param lease: of the new epoch
         :param lease_length_s: ``freeze_s``, from the sending of a beat to the end of the lease
@@ -482,5 +482,5 @@ class Slots:
         ]
 
     def leases(self) -> Sequence[Lease]:
-        """Those under which connections of this server were granted."""
+        """The leases under which connections of this server were granted."""
         return list(dict.fromkeys(slot.grant.lease for device in self._devices.values() for slot in device.slots))

@@ -169,7 +169,7 @@ class Router:
 
     def _route_held(self) -> None:
         if self._is_routing_held:
-            return  # the loop below goes on
+            return  # the loop below continues
         self._is_routing_held = True
         try:
             while self._held and not self._has_to_hold():
@@ -319,7 +319,7 @@ class Router:
         return True
 
     def _on_sent(self, flight: InFlight, asked: Sequence[Message], fates: Sequence[Fate | None]) -> None:
-        """Cases of a message: it was sent, or it is lost, and counted; nobody holds its device, or this server does,
+        """Cases of a message: it was sent, or it is lost, and counted; no server holds its device, or this one does,
         which is decided when the batch is carried out; it may not have been sent, so its holder is looked up."""
         fate_of = dict(zip(asked, fates, strict=True))
         accepted = [message for message, fate in fate_of.items() if fate is Fate.ACCEPTED]

@@ -119,7 +119,7 @@ def undeclared(default_raw: AudioFormat) -> AudioFormat:
 def settle(declared: AudioFormat, head: bytes, *, complete: bool = False) -> AudioFormat | None:
     """Return the format of a stream from its first bytes; None if more bytes are needed.
 
-    The bytes outrank the Content-Type: what begins like a known container is that container, whatever its declared
+    The bytes outrank the Content-Type: data that begins like a known container is that container, for any declared
     type. A ``wav`` without such a beginning is raw samples. Any other container keeps its declared type, and the
     decoder refuses it if it is wrong. Undeclared raw samples may turn out to have 8 bits. A settled format may be
     settled again.

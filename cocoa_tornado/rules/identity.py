@@ -31,7 +31,7 @@ DEVICE_CLAIMS: Final = ("device_id", "user_id", "device_version", "groups")
 
 @dataclass(frozen=True, slots=True)
 class TokenPolicy:
-    """What a token must say beside the device's own claims, and how long a new one lives.
+    """The requirements for a token besides the device's own claims, and the lifetime of a new one.
 
     :ivar issuer: what ``iss`` must be where it is present; ``""`` accepts any
     :ivar subject: the same for ``sub``

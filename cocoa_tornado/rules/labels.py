@@ -2,7 +2,7 @@
 
 A counter that first appears when it is incremented has no rate before that, and an alert on it misses the first
 failure. So ``/metrics`` exports all of these from the start, as 0. A label that is counted but not listed here fails
-the tests (``tests/harness.py``), and is exported all the same. Topics come from the settings.
+the tests (``tests/harness.py``), but is exported too. Topics come from the settings.
 """
 
 from __future__ import annotations

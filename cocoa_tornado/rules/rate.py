@@ -93,8 +93,8 @@ class Allowances:
         return lacking / limit.per_s if lacking > 1e-6 else 0.0
 
     def spend(self, client: str, limit: RateLimit, now: float, events: int = 1) -> bool:
-        """Count ``events`` (at most a burst), whatever is left. Return True if that used up the allowance for the first
-        time since it was full: worth a log line."""
+        """Count ``events`` (at most a burst), even beyond the limit. Return True if that used up the allowance for the
+        first time since it was full: worth a log line."""
         if limit.per_s <= 0:
             return False
         whole_at = self._whole_at.get(client, now)

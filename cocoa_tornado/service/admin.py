@@ -35,8 +35,8 @@ from .parts import Parts
 def make_admin(
     parts: Parts, devices: DeviceContext, readiness: Callable[[], Readiness], opened: OpenParts
 ) -> AdminContext:
-    """What the handlers of the admin API share, on an IOLoop; from now on this server answers what others ask, and
-    takes snapshots of its counters.
+    """Create the context of the admin API's handlers, on an IOLoop. From now on this server answers the queries of
+    others, and takes snapshots of its counters.
 
     :param readiness: which parts of this server are ready
     """
@@ -66,7 +66,7 @@ def make_admin(
 
 
 def operators_routes(parts: Parts, admin: AdminContext) -> Routes:
-    """Those of the admin API and of the console, for one listener."""
+    """The routes of the admin API and of the console, for one listener."""
     if parts.settings.console == "off":
         return admin_routes(admin)
     console = ConsoleContext(read_files(), parts.listeners.own_device_port)

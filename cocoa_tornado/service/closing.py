@@ -1,4 +1,4 @@
-"""What a gateway has opened, and how it is closed: in reverse order, and by a deadline."""
+"""Closes the parts that a gateway has opened, in reverse order and by a deadline."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ LEAST_S: Final = 0.1
 
 
 class OpenParts:
-    """Register what ends a part before the part is opened: then all that was opened is closed, however far the start
-    has come. One that fails to close keeps no other from closing. IOLoop thread only.
+    """Register the end of a part before opening the part: then every opened part is closed, even if the start fails. A
+    part that fails to close does not prevent closing the others. IOLoop thread only.
 
-    A *share* is a part's share of the time that is left until the deadline when its turn comes.
+    A *share* is a part's share of the time until the deadline when its turn comes.
 
     :param clock: monotonic seconds
     """
@@ -39,7 +39,7 @@ class OpenParts:
         self._stack.push_async_callback(close)
 
     def within(self, close: Callable[[float], Awaitable[None]], share: float = 1.0) -> None:
-        """Register a part that keeps to a limit by itself, which is passed in seconds."""
+        """Register a part that enforces a time limit itself; it gets the limit in seconds."""
 
         async def close_within() -> None:
             await close(self.left_s(share))
@@ -47,7 +47,7 @@ class OpenParts:
         self._stack.push_async_callback(close_within)
 
     def in_time(self, close: Callable[[], Awaitable[object]], share: float) -> None:
-        """Register a part that is given up when its share of the time is over."""
+        """Register a part that is abandoned when its share of the time is over."""
 
         async def close_in_time() -> None:
             with contextlib.suppress(TimeoutError):

@@ -1,4 +1,4 @@
-"""The settings of one gateway, and what is in force by them: at its start, and after each reload."""
+"""The settings of one gateway, and the snapshot made from them: at its start, and after each reload."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Configuration:
     :meth:`read_keys` has returned. IOLoop thread only.
 
     :ivar settings: those of the start, with what later reloads have changed
-    :ivar live: what is in force by them
+    :ivar live: the current snapshot
     :raises KeyMaterialError: there is no key that could sign, though the token endpoint is on
     :raises ServiceError: the certificate cannot be used
     """
@@ -52,7 +52,7 @@ class Configuration:
         _check_secrets(self.settings, now.keys, now.admin_keys)
 
     async def close_keys(self) -> None:
-        """Read no key again. Those that are known remain in force."""
+        """Stop refreshing keys. The known ones remain valid."""
         # A reload under way would begin to read URLs afterwards.
         async with self._reloading:
             now = self.live.now
@@ -61,9 +61,9 @@ class Configuration:
                 await now.admin_keys.close()
 
     async def reload(self, settings: Settings) -> None:
-        """Take over what may change while running: keys, limits, origins, credentials, log level, certificate.
+        """Apply the settings that may change while running: keys, limits, origins, credentials, log level, certificate.
 
-        Where anything is wrong, all of it stays as it was, and the log says why. One at a time, in the order called.
+        If anything is invalid, nothing changes, and the log has the reason. Calls run one at a time, in order.
         """
         async with self._reloading:
             await self._reload(settings)
@@ -109,8 +109,8 @@ def _snapshot(settings: Settings, sources: KeySources, keys: KeyStore, admin_key
 
 
 async def _successor(before: Snapshot, settings: Settings) -> Snapshot:
-    """Read everything again: keys, of URLs too, which may take seconds, and certificate. ``before`` stays as it is, and
-    nothing takes effect.
+    """Read everything again: keys, including those of URLs, which may take seconds, and the certificate. ``before`` is
+    unchanged, and nothing takes effect.
 
     :raises KeyMaterialError: a key cannot be used
     :raises ServiceError: the certificate cannot be used

@@ -40,13 +40,13 @@ class Gateway:
     """Built, started, drained and stopped on one IOLoop.
 
     :param broker: instead of the one that the settings name; for tests
-    :param engine: likewise
-    :param mailbox: likewise
-    :param presence: likewise, not started
-    :param relay: likewise, the one that ``presence`` uses
+    :param engine: the same
+    :param mailbox: the same
+    :param presence: the same, not started
+    :param relay: the same, the one that ``presence`` uses
     :param siblings: the other workers, which listen on the same port; None without a parent
-    :param meeting: where records are handed over to them; None: through the relay
-    :ivar parts: what it consists of; those that are asked for most have an attribute here as well
+    :param meeting: for handing records over to them; None: through the relay
+    :ivar parts: its parts; the most used ones are attributes here as well
     """
 
     def __init__(
@@ -75,28 +75,28 @@ class Gateway:
 
     @property
     def wiring(self) -> Wiring:
-        """What has been made at the start."""
+        """The objects made at the start."""
         assert self._wiring is not None, "the gateway has not been started"
         return self._wiring
 
     @property
     def settings(self) -> Settings:
-        """Those in force."""
+        """The current settings."""
         return self.parts.settings
 
     @property
     def port(self) -> int:
-        """Of the devices."""
+        """The port of the devices."""
         return self.parts.listeners.port
 
     @property
     def url(self) -> str:
-        """Where it listens."""
+        """The URL where it listens."""
         return self.parts.listeners.url
 
     @property
     def admin_url(self) -> str:
-        """Where the admin API and the console are."""
+        """The URL of the admin API and the console."""
         return self.parts.listeners.admin_url
 
     @property
@@ -105,7 +105,7 @@ class Gateway:
         return self.parts.listeners.http_connections
 
     def metrics(self) -> str:
-        """The metrics of this server alone. Only once it has started, as the next one."""
+        """The metrics of this server alone. Only after the start, like the next one."""
         return self.wiring.web.metrics.render().decode()
 
     def readiness(self) -> Readiness:
@@ -119,9 +119,9 @@ class Gateway:
     # -- the start
 
     async def start(self) -> None:
-        """Read the keys, bind the port, start consuming. The broker may be away.
+        """Read the keys, bind the port, start consuming. The broker may be unavailable.
 
-        May be cancelled. Whoever sees it fail has nothing to stop.
+        May be cancelled. If it fails, there is nothing to stop.
 
         :raises KeyMaterialError: no key can be used
         :raises ServiceError: the port cannot be had, or the mailbox can never be used
@@ -167,7 +167,7 @@ class Gateway:
         sink = await self._open_handover(wiring)
         sockets = parts.listeners.bind()
         opened.within(parts.broker.close)
-        # Half of what is left: to flush needs time as well.
+        # Half of the remaining time: flushing needs time as well.
         opened.in_time(wiring.devices.intake.settled, 0.5)
         opened.stop(listener.stop)
         listener.start(sockets)
@@ -183,7 +183,7 @@ class Gateway:
             parts.canaries.start()
 
     def _open_admin_listener(self, front: RequestFilter) -> None:
-        """It serves until the devices have been sent away."""
+        """It serves until the devices' connections are closed."""
         listeners, opened = self.parts.listeners, self._opened
         listener = listeners.make(front)
         opened.in_time(listener.close_connections, 1.0)
@@ -204,8 +204,8 @@ class Gateway:
         log.info("mailbox", extra=extra | {"state": status.state.value})
 
     async def _open_handover(self, wiring: Wiring) -> Callable[[Batch], None]:
-        """What consumes the broker's batches. With a mailbox, the worker that reads a record stores it, too: only one
-        at a time can remember what it has stored of a partition."""
+        """Return the consumer of the broker's batches. With a mailbox, the worker that reads a record also stores it:
+        only one at a time can remember which offsets of a partition it has stored."""
         parts, meeting = self.parts, self._meeting
         if meeting is None or parts.mailbox is not None:
             return wiring.router
@@ -229,13 +229,13 @@ class Gateway:
     # -- the stop
 
     async def drain_and_stop(self) -> None:
-        """Hand the devices over and stop, within ``drain_grace``. Calling it again waits for the same end.
+        """Drain and stop, within ``drain_grace``. Another call waits for the same end.
 
         In this order: the canaries stop; ready turns 503 and new connections and audio streams get 503 with
-        Retry-After; after ``drain_delay`` the audio streams under way come to their end, and their words back from the
-        broker (in half of the time that is left, at most); reading stops, what was read is routed and its offsets are
-        committed; every device is sent what is queued for it and closed with 1001; what devices have said is flushed to
-        the broker.
+        Retry-After; after ``drain_delay`` the current audio streams finish, and their words return from the broker (in
+        at most half of the remaining time); reading stops, the records that were read are routed and their offsets
+        committed; every device is sent its queued messages and closed with 1001; the devices' own messages are flushed
+        to the broker.
         """
         if self._stopping is None:
             self._stopping = asyncio.ensure_future(self._drain_and_stop())
@@ -255,9 +255,9 @@ class Gateway:
         log.info("stopped", extra={"connections_cut": self._connections_cut})
 
     async def _close_devices(self) -> None:
-        """1001 to every device, after what is queued for it and when to connect again; sockets that are still open at
-        the end are cut."""
-        # The handshakes of this very turn have not registered yet.
+        """Close every device with 1001, after its queued messages and the ``reconnect`` message; cut sockets that are
+        still open at the end."""
+        # The handshakes of this turn have not registered yet.
         await asyncio.sleep(0)
         clients = list(self.hub)
         peers = self.presence.peers()
@@ -269,8 +269,8 @@ class Gateway:
 
 
 async def check(settings: Settings) -> None:
-    """Read what a gateway with these settings would read at its start, keys and certificates, and open nothing else: no
-    port, no broker, no mailbox.
+    """Read the keys and certificates, as at the start of a gateway with these settings, and open nothing else: no port,
+    no broker, no mailbox.
 
     :raises CocoaError: it would not start
     """
@@ -282,6 +282,6 @@ async def check(settings: Settings) -> None:
 
 
 def run(main: Coroutine[Any, Any, None]) -> None:
-    """As ``asyncio.run``, on an event loop that is made for thousands of devices at once."""
+    """As ``asyncio.run``, on an event loop for thousands of devices."""
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
         runner.run(main)

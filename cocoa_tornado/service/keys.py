@@ -1,4 +1,4 @@
-"""From settings to what a gateway trusts and signs with: the keys of tokens, not read, and its certificate."""
+"""From settings to a gateway's keys and certificate: the key stores, not read yet, the signer and the TLS context."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a gateway listens: for devices, and for operators where the admin API has a port of its own."""
+"""The listeners of a gateway: for devices and, if the admin API has a port of its own, for operators."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Listeners:
     def make(self, front: HTTPServerConnectionDelegate, upgrader: Upgrader | None = None) -> Listener:
         """A listener with the settings' options, not started.
 
-        :param front: what answers requests
+        :param front: answers requests
         :param upgrader: of the devices' listener
         """
         options, live, hub = listener_options(self._configuration.settings), self._configuration.live, self._hub

@@ -51,7 +51,7 @@ log = logging.getLogger("cocoa.service")
 
 @dataclass(frozen=True, slots=True)
 class Replaced:
-    """Parts to use instead of those that the settings name; None: as the settings say."""
+    """Parts to use instead of those that the settings name; None: according to the settings."""
 
     broker: Broker | None = None
     engine: SpeechEngine | None = None
@@ -62,10 +62,10 @@ class Replaced:
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What one gateway consists of before there is an IOLoop. ``wiring.py`` makes the rest.
+    """The parts of one gateway that are made before there is an IOLoop. ``wiring.py`` makes the rest.
 
     :ivar clock: monotonic seconds; :ivar wall_clock: Unix seconds
-    :ivar memory: for operators: what became of messages; None: nothing is remembered
+    :ivar memory: the trace memory; None: nothing is remembered
     :ivar engine: None while speech is off
     :ivar mailbox: None without one
     :ivar canaries: None without them
@@ -88,12 +88,12 @@ class Parts:
 
     @property
     def settings(self) -> Settings:
-        """Those in force."""
+        """The current settings."""
         return self.configuration.settings
 
     @property
     def live(self) -> Live:
-        """What a reload replaces."""
+        """The snapshot that a reload replaces."""
         return self.configuration.live
 
 

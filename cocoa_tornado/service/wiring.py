@@ -1,4 +1,4 @@
-"""Wires what lives on the IOLoop between the broker's batches, the devices and HTTP. Nothing is started here."""
+"""Wires the objects on the IOLoop between the broker's batches, the devices and HTTP. Nothing is started here."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ class Wiring:
 
     :ivar router: consumes the broker's batches
     :ivar transcriber: None while speech is off
-    :ivar front: what answers requests
-    :ivar admin_front: what answers those to the admin API's own listener; None without one
+    :ivar front: answers requests
+    :ivar admin_front: answers those to the admin API's own listener; None without one
     """
 
     router: Router
@@ -61,7 +61,7 @@ class Wiring:
 
 
 def wire(parts: Parts, siblings: Siblings | None, opened: OpenParts) -> Wiring:
-    """Register what has to end with ``opened``.
+    """Create the objects; those that have to be ended are registered with ``opened``.
 
     :param siblings: the other workers; None without a parent
     """
@@ -204,7 +204,7 @@ def _make_collector(parts: Parts, buffers: Callable[[], Mapping[str, Use]]) -> G
 
 
 def _buffers(parts: Parts, devices: DeviceContext, bodies: ByteBudget) -> Callable[[], Mapping[str, Use]]:
-    """What each part of ``buffer_bytes`` holds, and may hold."""
+    """The use and the limit of each part of ``buffer_bytes``."""
 
     def uses() -> Mapping[str, Use]:
         held = {**parts.broker.held_bytes, "bodies": bodies.taken, "uplink": devices.intake.rule.total}

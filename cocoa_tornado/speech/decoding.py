@@ -2,8 +2,8 @@
 
 Runs in a worker process, because it blocks for input and passes untrusted bytes to C code. FFmpeg (through PyAV)
 decodes, mixes and resamples. It never guesses the container, may use only the demuxers and decoders listed here,
-allocates at most 128 MiB per stream, and opens no file or address, whatever a container refers to. Raw samples and WAV
-need no demuxer, so they are recognized without delay.
+allocates at most 128 MiB per stream, and opens no file or address that a container refers to. Raw samples and WAV need
+no demuxer, so they are recognized without delay.
 """
 
 from __future__ import annotations
