@@ -248,8 +248,7 @@ class Driver:
                 raise
             self._backlog.marks_held = True
             self._note_stored(committed.results)
-            if self._upkeep.marking.is_outage:
-                raise
+            await self._make_sure_of_storing(self._upkeep.marking)
             return
         self._backlog.stored()
         self._answer(group, committed)
@@ -315,8 +314,9 @@ class Driver:
         except StoreFault as fault:
             # The runner retries it. Left to the next call, a mailbox that fails only its sweeps would alternate between
             # READY and OPENING.
-            if not self._holds(self._upkeep.sweeping, fault) or self._upkeep.sweeping.is_outage:
+            if not self._holds(self._upkeep.sweeping, fault):
                 raise
+            await self._make_sure_of_storing(self._upkeep.sweeping)
             self._upkeep.fail_sweeps(MailboxError(str(fault)))
             return
         self._upkeep.swept(removed)
@@ -328,6 +328,13 @@ class Driver:
             return False
         self._upkeep.hold(chore, str(fault))
         return True
+
+    async def _make_sure_of_storing(self, chore: Chore) -> None:
+        """The store has refused a chore, and no message shows whether it refuses messages as well: try."""
+        if chore.is_outage:
+            with self._watched():
+                await self._store.try_storing()
+            self._upkeep.messages_stored()
 
     def _on_retry(self, chore: Chore) -> None:
         if chore is self._upkeep.marking:

@@ -184,6 +184,16 @@ class RedisStore:
             # Another gateway has stored records of the same sources, or Redis has lost its latest writes.
             self._forget(group)
 
+    async def try_storing(self) -> None:
+        nothing = Judged(CommitGroup([], {}), {}, self._gateway)
+        now_ms, limits = _ms(self._clock()), self._limits
+        [reply] = await self._storing.exchange(
+            [nothing.command(self._stamp(), now_ms, limits, self._fan_outs, _step())]
+        )
+        fault = refusal_of(reply)
+        if fault is not None:
+            raise fault
+
     async def _join(self, group: CommitGroup) -> None:
         """Store the joins of a group, after its marks. Both may be stored twice."""
         again_s = min(JOIN_AGAIN_S, self._limits.member_ttl_s / 24)

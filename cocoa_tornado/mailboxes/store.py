@@ -171,6 +171,9 @@ class Store(Protocol):
         mark that can never be stored must not block messages.
         """
 
+    async def try_storing(self) -> None:
+        """Write what a group without messages would. Raises if the store would refuse a message, as far as it shows."""
+
     async def fan_out(self) -> Sequence[FanOutStep]:
         """Store the next messages of the oldest fan-out, at most ``FAN_OUT_STEP``. Returns nothing if there is none.
 

@@ -52,7 +52,7 @@ class FakeStore:
         self.steps: list[str] = []
         self.go_on = asyncio.Event()
         self.refusal: ServiceError | None = None
-        self.is_another = self.refuses_marks = self.refuses_sweeps = False
+        self.is_another = self.refuses_marks = self.refuses_sweeps = self.refuses_messages = False
         self._under_way: set[str] = set()
         self._answered: tuple[str, Committed] = ("", Committed(()))
 
@@ -105,6 +105,8 @@ class FakeStore:
                         self.boxes.written(device_id, *mark.written)
             for device_id, join in group.joins.items():
                 self.boxes.join(device_id, join.audiences, is_new=join.is_new)
+            if group.calls and self.refuses_messages:
+                raise StoreFault("the store refuses messages")
             if group.calls and self._answered[0] != group.id:
                 stored = [self.boxes.append(call.entries) for call in group.calls]
                 steps = [step for _, of_call in stored for step in of_call]
@@ -120,6 +122,13 @@ class FakeStore:
     @property
     def fan_outs(self) -> int:
         return self.boxes.fan_outs
+
+    async def try_storing(self) -> None:
+        async with self._step("try_storing"):
+            if self.refuses_messages:
+                raise StoreFault("the store refuses messages")
+            return
+        raise AssertionError
 
     async def fan_out(self) -> Sequence[FanOutStep]:
         async with self._step("fan_out"):

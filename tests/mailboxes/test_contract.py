@@ -7,6 +7,7 @@ import asyncio
 import pytest
 
 from cocoa_tornado.errors import MailboxClosed
+from cocoa_tornado.mailboxes.driver import Driver
 from cocoa_tornado.mailboxes.port import NOT_STORED, Entry, MailboxState, NamedMessage, NamedPage
 from cocoa_tornado.rules.addressing import Options
 from cocoa_tornado.rules.box import FORGET_AFTER_S, FORGET_MISSED_AFTER_S, BoxLimits, Epochs, Lane, PageLimits, Position
@@ -70,6 +71,17 @@ async def test_calls_to_append_are_carried_out_in_their_order(stand: Stand) -> N
         of_device = [result for start, result in zip(range(0, 700, 7), results, strict=True) if start % 3 == device]
         given = [number or 0 for result in of_device for number in result]
         assert given == list(range(given[0], given[0] + len(given)))
+    await mailbox.close(1.0)
+
+
+async def test_a_try_to_store_stores_nothing_and_takes_no_number(stand: Stand) -> None:
+    mailbox = await stand.open()
+    if not isinstance(mailbox, Driver):
+        pytest.skip("its store cannot fail")
+    assert await mailbox.append(entries(0, 2)) == [1, 2]
+    await mailbox._store.try_storing()
+    assert await mailbox.append(entries(0, 3)) == [None, None, 3]
+    assert mailbox.status().messages == mailbox.counters.stored == 3
     await mailbox.close(1.0)
 
 

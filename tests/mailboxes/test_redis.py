@@ -7,6 +7,7 @@ import logging
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -294,6 +295,28 @@ async def test_a_redis_without_memory_stores_nothing_and_still_deletes(own_redis
         await ready(mailbox)
         assert await contents(mailbox) == payloads(range(500, 503))
         assert mailbox.status().messages == 3
+
+
+@pytest.mark.logs("cocoa.mailbox", "^mailbox upkeep refused$")
+async def test_a_redis_that_refuses_marks_alone_is_ready_even_if_no_message_comes(own_redis: RedisServer) -> None:
+    own_redis.start()
+    async with opened(own_redis.url) as mailbox:
+        await mailbox.append(entries(0, 3))
+        refuse = Mock(side_effect=lambda marks: [[b"EVAL", b"return redis.error_reply('refused')", b"0"]] * len(marks))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(mailbox._store, "_mark_commands", refuse)
+            mailbox.written("doll", Position(2))
+            await until(lambda: refuse.call_count >= 5)
+            assert (mailbox.status().state, mailbox.counters.failures) == (MailboxState.READY, 0)
+        await until(lambda: not mailbox._backlog.has_marks)
+
+
+async def test_a_redis_without_memory_is_found_out_without_a_message(own_redis: RedisServer) -> None:
+    own_redis.start()
+    async with opened(own_redis.url) as mailbox:
+        own_redis.command("CONFIG", "SET", "maxmemory", "1")
+        with pytest.raises(RedisStoreFault, match="no memory left"):
+            await mailbox._store.try_storing()
 
 
 @UNAVAILABLE

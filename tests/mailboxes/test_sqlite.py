@@ -29,7 +29,7 @@ from cocoa_tornado.mailboxes.sqlite_reader import Reader
 from cocoa_tornado.mailboxes.sqlite_rows import Rows
 from cocoa_tornado.mailboxes.sqlite_schema import APPLICATION_ID, MIGRATIONS, InodeLock
 from cocoa_tornado.mailboxes.sqlite_seen import LONG_RUN, MANY_RUNS, put_together
-from cocoa_tornado.mailboxes.store import QueryResult
+from cocoa_tornado.mailboxes.store import QueryResult, StoreFault
 from cocoa_tornado.rules.box import FORGET_AFTER_S, BoxLimits, Lane, Position
 from cocoa_tornado.rules.seen import HOLE, MAX_HOLE, SeenRun
 
@@ -470,16 +470,30 @@ async def test_a_file_that_is_locked_at_the_start_is_waited_for(place: SqliteSta
     await mailbox.close(1.0)
 
 
+async def test_a_full_disk_is_found_out_without_a_message(small_disk: Path) -> None:
+    mailbox = SqliteMailbox(small_disk / "box.db", BoxLimits())
+    await mailbox.start()
+    fill(small_disk)
+    with pytest.raises(StoreFault, match="the disk is full"):
+        await mailbox._store.try_storing()
+    await mailbox.close(5.0)
+
+
+def fill(folder: Path) -> Path:
+    ballast = folder / "ballast"
+    with contextlib.suppress(OSError), open(ballast, "wb", buffering=0) as file:
+        while True:
+            file.write(b"x" * 4096)
+    return ballast
+
+
 @away
 async def test_a_full_disk_is_waited_for_and_still_read(small_disk: Path) -> None:
     clock = Clock()
     mailbox = SqliteMailbox(small_disk / "box.db", BoxLimits(ttl_s=1000), clock)
     await mailbox.start()
     await mailbox.append([entry(n, payload=b"x" * 1000) for n in range(50)])
-    ballast = small_disk / "ballast"
-    with contextlib.suppress(OSError), open(ballast, "wb", buffering=0) as file:
-        while True:
-            file.write(b"x" * 4096)
+    ballast = fill(small_disk)
     waiting = [mailbox.append([entry(n, payload=b"x" * 10_000)]) for n in range(50, 60)]
     await until(lambda: is_unavailable(mailbox))
     assert "the disk is full" in mailbox.status().detail
