@@ -46,6 +46,7 @@ class Plan(NamedTuple):
     :ivar previous: the id of the log that was read before, if it is another one
     :ivar starts: the offsets of partitions that have one in this log
     :ivar uncommitted: those of them whose offset only this process knows
+    :ivar behind: the committed offsets of those that start later, because what lies between was done here
     :ivar rest: the other partitions
     :ivar start: where those begin
     """
@@ -54,6 +55,7 @@ class Plan(NamedTuple):
     previous: str | None
     starts: dict[int, int]
     uncommitted: frozenset[int]
+    behind: dict[int, int]
     rest: frozenset[int]
     start: Start
 
@@ -132,6 +134,11 @@ class History:
             self._previous(committed.values(), log),
             starts,
             frozenset(lost),
+            {
+                partition: offset
+                for partition, start in starts.items()
+                if (offset := offsets[partition]) is not None and offset < start
+            },
             frozenset(assigned) - starts.keys(),
             start,
         )

@@ -348,8 +348,8 @@ class Reading(ABC, Generic[P]):
         if error is not None:
             return  # the next commit covers these offsets
         for partition, committed in offsets.items():
-            if not self._assignment.note_committed(partition, committed):
-                self._history.note_committed(self._number(partition), committed)
+            self._assignment.note_committed(partition, committed)
+            self._history.note_committed(self._number(partition), committed)
 
     def give_up(self, partitions: Collection[P]) -> None:
         """These partitions were revoked: a late ``done`` changes no offset of theirs from now on. The others are read
@@ -404,7 +404,7 @@ class Reading(ABC, Generic[P]):
                 raise
             return False
         self._is_log_of_session = True
-        self._assignment.begin(starts)
+        self._assignment.begin(starts, {self._key(number): offset for number, offset in plan.behind.items()})
         return True
 
     def _resolve_none(self) -> bool:

@@ -7,11 +7,13 @@ go, and the others stay). A partition that stays keeps its ledger, so no record 
 from __future__ import annotations
 
 from collections.abc import Collection, Hashable, Mapping
-from typing import Generic, NamedTuple, TypeVar
+from types import MappingProxyType
+from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 from .handoff import OffsetLedger
 
 P = TypeVar("P", bound=Hashable)  # a client library's type for a partition
+_NONE_BEHIND: Final[Mapping[Any, int]] = MappingProxyType({})
 
 
 class GivenUp(NamedTuple):
@@ -62,11 +64,14 @@ class Assignment(Generic[P]):
         self.unresolved = (self.unresolved or set()) | (set(partitions) - self.ledgers.keys())
         self.changes += 1
 
-    def begin(self, starts: Mapping[P, int]) -> None:
+    def begin(self, starts: Mapping[P, int], behind: Mapping[P, int] = _NONE_BEHIND) -> None:
         """These are read from their starting points on. One that is read already, or was revoked meanwhile, is not
-        affected."""
+        affected.
+
+        :param behind: what the broker holds of those that start later
+        """
         begun = starts.keys() & (self.unresolved or set())
-        self.ledgers |= {partition: OffsetLedger(starts[partition]) for partition in begun}
+        self.ledgers |= {partition: OffsetLedger(starts[partition], behind.get(partition)) for partition in begun}
         self.unresolved = ((self.unresolved or set()) - begun) or None
         self.changes += 1
 
@@ -111,12 +116,10 @@ class Assignment(Generic[P]):
         wanted = {partition: ledger.to_commit() for partition, ledger in self.ledgers.items()}
         return {partition: offset for partition, offset in wanted.items() if offset is not None}
 
-    def note_committed(self, partition: P, offset: int) -> bool:
-        """The broker has acknowledged the offset. Return False if the partition is no longer read."""
-        ledger = self.ledgers.get(partition)
-        if ledger is not None:
-            ledger.note_committed(offset)
-        return ledger is not None
+    def note_committed(self, partition: P, offset: int) -> None:
+        """The broker has acknowledged the offset. The partition may no longer be read."""
+        if partition in self.ledgers:
+            self.ledgers[partition].note_committed(offset)
 
     def note_ends(self, ends: Mapping[P, int]) -> None:
         """Record where partitions end at least."""

@@ -107,8 +107,10 @@ class OffsetLedger:
 
     __slots__ = ("_spans", "committed", "done", "position")
 
-    def __init__(self, start: int) -> None:
-        self.position = self.done = self.committed = start
+    def __init__(self, start: int, committed: int | None = None) -> None:
+        """:param committed: None: ``start``"""
+        self.position = self.done = start
+        self.committed = start if committed is None else committed
         self._spans: deque[Span] = deque()
 
     def read(self, end: int, pending: int) -> Span:

@@ -17,7 +17,7 @@ from cocoa_tornado.brokers import kafka_reading
 from cocoa_tornado.brokers.kafka_reading import Reading
 from cocoa_tornado.brokers.port import BrokerState, QuarantineState
 from cocoa_tornado.errors import BrokerClosed, BrokerError
-from testing.kafka_admin import add_partitions, committed_offset
+from testing.kafka_admin import add_partitions, committed_offset, throw_out
 from testing.kafka_installation import SCRAM_PASSWORD, SCRAM_USER
 from testing.kafka_server import SASL_PASSWORD, SASL_USER, KafkaServer
 from testing.waiting import eventually
@@ -484,6 +484,22 @@ async def test_a_wrong_password_is_one_line_without_the_password(
     assert causes[-1] == "auth"
     assert len(causes) <= 2
     assert "hunter2" not in repr(broker) + "".join(str(record.__dict__) for record in caplog.records)
+
+
+async def test_what_was_done_in_an_earlier_membership_is_committed_though_no_record_comes(stand: KafkaStand) -> None:
+    """Otherwise a gateway reads it again after its next start, however long it has been idle."""
+    await stand.create(stand.results)
+    receiver = Receiver()
+    async with consuming(await stand.broker(commit_interval_s=3600.0, session_timeout_s=6.0), receiver) as broker:
+        await stand.write(numbered(0, 20))
+        await receiver.has(20)
+        reading = broker._consuming
+        assert reading is not None
+        handed_over = reading._handoff.assignments
+        await asyncio.to_thread(throw_out, stand.server.bootstrap, stand.options.group)
+        await eventually(lambda: reading._handoff.assignments > handed_over and reading._assignment.is_settled)
+    group, results = stand.options.group, stand.results
+    assert await asyncio.to_thread(committed_offset, stand.server.bootstrap, group, results) == 20
 
 
 # -- what a mailbox would know again

@@ -121,9 +121,11 @@ def test_what_was_done_here_and_not_committed_is_not_read_again() -> None:
     history = History()
     history.enter(OLD)
     history.give_up(0, 9, is_committed=False)
-    assert planned(history, {0: Committed(7, OLD)}, "old") == ({0: 9}, Start.NOWHERE)
+    plan = history.plan([0], {0: Committed(7, OLD)}, "old")
+    assert (plan.starts, plan.behind, plan.start) == ({0: 9}, {0: 7}, Start.NOWHERE)
     history.note_committed(0, 9)
-    assert planned(history, {0: Committed(7, OLD)}, "old") == ({0: 7}, Start.NOWHERE)
+    plan = history.plan([0], {0: Committed(7, OLD)}, "old")
+    assert (plan.starts, plan.behind, plan.start) == ({0: 7}, {}, Start.NOWHERE)
 
 
 def test_done_offsets_of_the_old_log_do_not_apply_to_the_new_one() -> None:

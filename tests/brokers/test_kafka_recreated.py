@@ -155,6 +155,31 @@ def commit(stand: KafkaStand, offset: int, metadata: str) -> None:
         )
 
 
+async def test_a_topic_that_was_recreated_together_with_its_offsets_while_no_gateway_ran_is_new_unless_they_are_set(
+    stand: KafkaStand,
+) -> None:
+    """Apache Kafka deletes a topic's offsets with it, so nothing shows that the group has read a topic of this name."""
+    group, results = stand.options.group, stand.results
+    await stand.create(results)
+    receiver, again, all_of_it = Receiver(), Receiver(), Receiver()
+    async with consuming(await stand.broker(), receiver):
+        await stand.write(numbered(0, 20))
+        await receiver.has(20)
+    await asyncio.to_thread(recreate, stand)
+    assert await asyncio.to_thread(committed_offset, stand.server.bootstrap, group, results) is None
+    await stand.write(numbered(20, 10))
+    async with consuming(await stand.broker(), again):
+        await stand.write(numbered(30, 1))
+        await again.has(1)
+    assert again.payloads == payloads(30, 1)
+    await asyncio.to_thread(recreate, stand)
+    await stand.write(numbered(40, 10))
+    await asyncio.to_thread(commit, stand, 0, "")  # kafka-consumer-groups.sh --reset-offsets --to-earliest
+    async with consuming(await stand.broker(), all_of_it):
+        await all_of_it.has(10)
+    assert all_of_it.payloads == payloads(40, 10)
+
+
 @SAYS_SO
 async def test_a_gateway_that_is_stopped_right_after_the_topic_was_recreated_loses_nothing(stand: KafkaStand) -> None:
     await stand.create(stand.results)

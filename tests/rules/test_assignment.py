@@ -68,9 +68,19 @@ def test_what_is_done_and_not_known_to_be_committed_is_handed_back() -> None:
     for partition in (0, 1):
         assignment.ledgers[partition].read(15, pending=0)
     assert assignment.to_commit() == {0: 15, 1: 15}
-    assert assignment.note_committed(0, 15)
+    assignment.note_committed(0, 15)
     assert assignment.remove({0, 1}) == {0: GivenUp(15, True), 1: GivenUp(15, False)}
-    assert not assignment.note_committed(1, 15)
+    assignment.note_committed(1, 15)
+    assert assignment.ledgers == {}
+
+
+def test_what_was_done_before_a_partition_was_assigned_again_is_committed_without_a_further_record() -> None:
+    assignment: Assignment[int] = Assignment()
+    assignment.add({0, 1})
+    assignment.begin({0: 15, 1: 7}, behind={0: 10})
+    assert assignment.to_commit() == {0: 15}
+    assignment.note_committed(0, 15)
+    assert (assignment.to_commit(), assignment.is_idle()) == ({}, True)
 
 
 def test_a_member_may_have_no_partition() -> None:
