@@ -446,7 +446,7 @@ async def test_a_topic_that_is_made_anew_is_read_from_its_beginning_though_a_bat
     assert receiver.payloads == [b"doll|10", b"doll|11", b"doll|0"]
 
 
-RECREATED = Plan(Log("b", first=False), "a", {}, frozenset(), frozenset({0}), Start.BEGINNING)
+RECREATED = Plan(Log("b", first=False), "a", {}, frozenset(), {}, frozenset({0}), Start.BEGINNING)
 
 
 async def test_brokers_that_do_not_agree_on_the_topic_say_nothing_of_what_was_handed_over() -> None:

@@ -490,7 +490,8 @@ async def test_what_was_done_in_an_earlier_membership_is_committed_though_no_rec
     """Otherwise a gateway reads it again after its next start, however long it has been idle."""
     await stand.create(stand.results)
     receiver = Receiver()
-    async with consuming(await stand.broker(commit_interval_s=3600.0, session_timeout_s=6.0), receiver) as broker:
+    broker = await stand.broker(commit_interval_s=3600.0, session_timeout_s=6.0)
+    async with consuming(broker, receiver):
         await stand.write(numbered(0, 20))
         await receiver.has(20)
         reading = broker._consuming
