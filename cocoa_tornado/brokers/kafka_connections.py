@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import socket
 import ssl
 import time
 import weakref
@@ -21,6 +22,7 @@ from .kafka_failures import UnreachableBroker
 
 BOOTSTRAP_TIMEOUT_MS = 3_000
 REQUEST_TIMEOUT_MS = 10_000  # of one request; a broker that does not answer for this long counts as dead
+HANDSHAKE_TIMEOUT_S = 10.0  # of TLS, after the connection has been accepted
 REACHABLE_LOOK_S = 1.0  # how often a client checks whether it has a connection to any broker
 SETUP_LOOK_MS = 50  # how often a producer checks a connection that is being set up
 KafkaClient: TypeAlias = Any  # kafka-python ships no types
@@ -47,20 +49,49 @@ class TidySocket(KafkaNetSocket):  # type: ignore[misc]  # kafka-python ships no
 class TidyTlsSocket(ssl.SSLSocket):
     """Closed when its handshake fails, or is abandoned because the client closes. kafka-python leaves that to the
     garbage collector, too.
+
+    :ivar handshake_until: while the handshake is under way, when it is to be given up (``time.monotonic``)
+    :ivar is_watched: the selector will give it up
     """
 
+    handshake_until: float | None = None
+    is_watched = False
+
     def do_handshake(self, block: bool = False) -> None:
+        if self.handshake_until is None:
+            self.handshake_until = time.monotonic() + HANDSHAKE_TIMEOUT_S
         try:
             super().do_handshake(block)
         except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
             raise
-        except BaseException:
+        except BaseException as error:
             self.close()
+            if time.monotonic() >= self.handshake_until:
+                raise TimeoutError("the broker does not answer the TLS handshake") from error
             raise
+        self.handshake_until = None
 
     def __del__(self) -> None:
         # An abandoned handshake is a coroutine that is closed: it holds the last reference, and no error reaches it.
         self.close()
+
+
+class TidySelector(NetworkSelector):  # type: ignore[misc]  # kafka-python ships no types
+    """Gives up a TLS handshake that the broker does not answer, as after it has lost its power. kafka-python would wait
+    indefinitely, and dial this broker no more.
+    """
+
+    def wait_read(self, fileobj: Any, timeout_at: float | None = None) -> Any:
+        if isinstance(fileobj, TidyTlsSocket) and fileobj.handshake_until is not None and not fileobj.is_watched:
+            fileobj.is_watched, sock = True, weakref.ref(fileobj)
+            self.call_at(fileobj.handshake_until, lambda: _give_up_handshake(sock()))
+        return super().wait_read(fileobj, timeout_at)
+
+
+def _give_up_handshake(sock: TidyTlsSocket | None) -> None:
+    if sock is not None and sock.handshake_until is not None:
+        with contextlib.suppress(OSError):
+            socket.socket.shutdown(sock, socket.SHUT_RDWR)  # which wakes the coroutine
 
 
 class ConnectionManager(KafkaConnectionManager):  # type: ignore[misc]  # kafka-python ships no types
@@ -203,7 +234,7 @@ def make_client(
     made: list[tuple[KafkaClient, ConnectionManager, Any]] = []
 
     def kafka_client(**settings: object) -> KafkaClient:
-        net = NetworkSelector(**settings)
+        net = TidySelector(**settings)
         manager = ConnectionManager(net, **settings)
         # The constructors accept allow_auto_create_topics but don't pass it on.
         manager.cluster.config["allow_auto_create_topics"] = creates_topics

@@ -12,7 +12,8 @@ from kafka.net.connection import KafkaConnection
 from kafka.net.selector import NetworkSelector
 from kafka.net.transport import KafkaSSLTransport, KafkaTCPTransport
 
-from cocoa_tornado.brokers.kafka_connections import ConnectionManager, TidyClient, TidyTlsSocket
+from cocoa_tornado.brokers import kafka_connections
+from cocoa_tornado.brokers.kafka_connections import ConnectionManager, TidyClient, TidySelector, TidyTlsSocket
 from cocoa_tornado.brokers.kafka_link import close_consumer
 
 # A socket pair has no address for kafka-python's own log lines.
@@ -82,6 +83,30 @@ def test_a_tls_handshake_that_is_abandoned_leaves_no_socket(peers: tuple[socket.
     net.poll(timeout_ms=0)
     net.poll(timeout_ms=0)
     assert peers[1].recv(5)[:1] == b"\x16"  # the handshake has begun
+    net.close()
+    while peers[1].recv(4096):
+        pass  # the end: the client's socket is closed
+
+
+def test_a_tls_handshake_that_the_broker_does_not_answer_is_given_up(
+    peers: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kafka_connections, "HANDSHAKE_TIMEOUT_S", 0.01)
+    context = ssl.create_default_context()
+    context.sslsocket_class = TidyTlsSocket
+    net, errors = TidySelector(), list[BaseException]()
+
+    async def dial() -> None:
+        try:
+            await KafkaSSLTransport(net, peers[0], host="broker", ssl_context=context).handshake()
+        except TimeoutError as error:
+            errors.append(error)
+
+    net.call_soon(dial)
+    for _ in range(1000):
+        if not errors:
+            net.poll(timeout_ms=10)
+    assert len(errors) == 1
     net.close()
     while peers[1].recv(4096):
         pass  # the end: the client's socket is closed

@@ -41,6 +41,8 @@ from cocoa_tornado.brokers import kafka_connections
         (KafkaTCPTransport, "_close", ["error"]),
         (NetworkSelector, "stop", ["timeout_ms"]),
         (NetworkSelector, "sleep", ["delay"]),
+        (NetworkSelector, "wait_read", ["fileobj", "timeout_at"]),
+        (NetworkSelector, "call_at", ["when", "task"]),
         (Fetcher, "fetched_records", ["max_records", "update_offsets"]),
         (Fetcher, "_append", ["drained", "part", "max_records", "update_offsets"]),
         (Fetcher, "_fetchable_partitions", []),
