@@ -31,7 +31,7 @@ PURE: Final = (
     *(f"autobahn/test_{name}.py" for name in ("protocol", "table")),
     *(f"brokers/test_{name}.py" for name in ("kafka_availability", "kafka_inner_parts", "kafka_options")),
     *(f"brokers/test_{name}.py" for name in ("kafka_logs", "kafka_logs_machine", "kafka_positions", "kafka_publisher")),
-    *(f"brokers/test_{name}.py" for name in ("kafka_closing", "kafka_rest", "memory")),
+    *(f"brokers/test_{name}.py" for name in ("confluent_fetching", "kafka_closing", "kafka_rest", "memory")),
     *(f"connection/test_{name}.py" for name in ("box_reader", "feed", "flusher", "keepalive", "limits", "masks")),
     *(
         f"connection/test_{name}.py"

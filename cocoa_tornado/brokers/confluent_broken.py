@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from math import inf
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
@@ -22,9 +23,57 @@ from .confluent_clients import ConfluentClients
 
 SEARCH_PATIENCE_S = 5.0
 LOOK_S = 0.1
+DOUBT_S = 60.0  # after reading past a broken batch, how long librdkafka may still lose its position
 BROKEN = frozenset(
     {KafkaError._BAD_MSG, KafkaError._BAD_COMPRESSION, KafkaError._UNDERFLOW, KafkaError._NOT_IMPLEMENTED}
 )
+
+
+class BrokenBatches:
+    """The partitions of a consumer in which librdkafka could not read a batch. Pure."""
+
+    def __init__(self) -> None:
+        self._tried_at: dict[int, int] = {}  # where a batch could not be read and was requested again
+        self._doubted_until: dict[int, float] = {}  # until when librdkafka may restart at the log's beginning
+
+    def __repr__(self) -> str:
+        return f"<BrokenBatches {self._tried_at}>"
+
+    def forget(self, numbers: Iterable[int]) -> None:
+        """These partitions are read from another offset on."""
+        for number in numbers:
+            self._tried_at.pop(number, None)
+            self._doubted_until.pop(number, None)
+
+    def found(self, number: int, position: int) -> bool:
+        """A batch could not be read. Return whether to request this position again, because the batch may have been
+        damaged in transit; False: that was done."""
+        if self._tried_at.get(number) == position:
+            return False
+        self._tried_at[number] = position
+        return True
+
+    def doubt(self, number: int) -> None:
+        """From now on librdkafka may lose its position."""
+        self._doubted_until[number] = inf
+
+    def passed(self, number: int, end: int) -> None:
+        """Reading goes on after the batch."""
+        self._tried_at[number] = end
+
+    def may_have_restarted(self, number: int, first: int, position: int, now: float) -> bool:
+        """Whether earlier records came because librdkafka has restarted, if the log still has the next one to read.
+
+        :param first: the offset that has come; :param position: the one that should have
+        """
+        until = self._doubted_until.get(number)
+        if until is None:
+            return False
+        if first >= position:
+            if until == inf:
+                self._doubted_until[number] = now + DOUBT_S
+            return False
+        return now < until
 
 
 def end_of(inside: int, limit: int, belongs: Callable[[int], bool]) -> int:

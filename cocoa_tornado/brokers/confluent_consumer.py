@@ -10,24 +10,23 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Collection, Sequence
-from concurrent.futures import Future, wait
-from functools import partial
-from math import inf
-from typing import Any, NamedTuple, TypeAlias
+from concurrent.futures import Future
+from typing import NamedTuple
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from tornado.ioloop import IOLoop
 
-from ..asking import ask
 from ..rules.handoff import Span
 from ..rules.pacing import Probe
 from ..rules.records import Decoded, Record, Rejected
 from ..rules.topic_log import Committed
 from .confluent_assignments import Assignments, Classic, Incremental, why_refused
-from .confluent_broken import BROKEN, end_of_broken_batch
-from .confluent_clients import CLOSE_TIMEOUT_S, ConfluentClients, Trouble, code_of
+from .confluent_broken import BrokenBatches, end_of_broken_batch
+from .confluent_clients import ConfluentClients, code_of
+from .confluent_fetching import Fetching, Message, sort
 from .confluent_headers import UNREADABLE, headers_of
-from .confluent_questions import OFFSET_BEGINNING, OFFSET_END, Answer, Prober, committed, find, named, numbers, whole
+from .confluent_questions import OFFSET_BEGINNING, OFFSET_END, Answer, committed, find, numbers
+from .confluent_session import Session
 from .confluent_topics import ensure_topics
 from .kafka_availability import Availability
 from .kafka_clients import KafkaClients
@@ -38,13 +37,9 @@ from .kafka_reading import CALL_S, PAUSED_POLL_S, POLL_S, QUIET_POLL_S, JoinStuc
 from .port import Batch, BrokerCounters, Decoder
 
 REVOKE_PATIENCE_S = 5.0  # for batches in flight when their partitions are revoked
-COMMIT_PATIENCE_S = 3.0
-DOUBT_S = 60.0  # after reading past a broken batch, how long librdkafka may still lose its position
 JOIN_PATIENCE_S = 45.0  # for an assignment, while the brokers answer; then another consumer may work better
 SILENCE_S = 15.0  # without any answer from the brokers: more than all request timeouts
 GONE = frozenset({KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION})
-
-Message: TypeAlias = Any  # its stubs allow a missing partition, offset and so on; a fetched message has them
 
 
 class _Record(NamedTuple):
@@ -91,23 +86,27 @@ class ConfluentConsuming(Reading[int]):
         )
         self._clients = clients
         self._assignments: Assignments = Incremental() if options.group_protocol == "consumer" else Classic()
-        # Of the current session.
-        self._consumer: Consumer
-        self._trouble: Trouble
-        self._committing: Future[None] | None = None
-        self._prober = Prober(clients, options)
-        self._probed_at = 0  # the number of changes of the assignment until then
-        self._answered_at = 0.0
+        self._current: Session | None = None  # whose callbacks may change the books
         self._closing = False
+        self._probed_at = 0  # the number of changes of the assignment until then
         self._largest = 0  # largest value of the last poll, in bytes
-        self._faults: list[Exception] = []  # raised by callbacks
-        self._session_now: object = None
-        self._attached: Consumer | None = None  # the consumer whose callbacks may change the books
-        self._reading: set[int] = set()  # assigned to librdkafka, which reads them unless they are paused
-        self._paused: set[int] = set()
+        self._fetching = Fetching(options.results_topic)
+        self._broken = BrokenBatches()
         self._is_to_wake = False  # librdkafka has paused what stays, and may be slow to go on
-        self._broken_at: dict[int, int] = {}  # where a batch could not be read and was requested again
-        self._doubted_until: dict[int, float] = {}  # until when librdkafka may restart at the log's beginning
+
+    @property
+    def _now(self) -> Session:
+        """The current session."""
+        assert self._current is not None
+        return self._current
+
+    @property
+    def _consumer(self) -> Consumer:
+        return self._now.consumer
+
+    def _is_current(self, consumer: Consumer) -> bool:
+        """Whether a callback is of the current session. One that was closed may hang, and call back later."""
+        return self._current is not None and consumer is self._current.consumer
 
     # -- connecting
 
@@ -117,18 +116,17 @@ class ConfluentConsuming(Reading[int]):
         ensure_topics(self._clients, options)
         if not self._is_to_join():
             return
-        session, self._faults = object(), []
-        self._consumer, self._trouble = self._clients.member(self._deferring(partial(self._on_commit, session)))
-        self._session_now, self._attached = session, self._consumer
-        self._prober, self._answered_at = Prober(self._clients, options), time.monotonic()
+        session = Session(self._clients, options)
+        session.join(self._clients, self._on_commit)
+        self._current = session
         self._has_consumer, self._closing = True, False
         try:
             self._begin_session()
-            self._consumer.subscribe(
+            session.consumer.subscribe(
                 [options.results_topic],
-                on_assign=self._deferring(self._on_assign),
-                on_revoke=self._deferring(self._on_revoke),
-                on_lost=self._deferring(self._on_lost),
+                on_assign=session.deferring(self._on_assign),
+                on_revoke=session.deferring(self._on_revoke),
+                on_lost=session.deferring(self._on_lost),
             )
             while not self._stopping.is_set():
                 self._turn()
@@ -136,30 +134,10 @@ class ConfluentConsuming(Reading[int]):
             self._closing = True
             self._drain(time.monotonic() + REVOKE_PATIENCE_S)
             self._commit_in_time()
-            self._close()
+            session.close()
+            self._current = None
             self.forget()
             self._has_consumer = False
-
-    def _close(self) -> None:
-        """Leave the group, with a timeout; never raises."""
-        consumer, prober, committing = self._consumer, self._prober, self._committing
-        self._committing = None
-
-        def close() -> None:
-            if committing is not None:
-                wait([committing])  # librdkafka must not be closed during a request
-            with contextlib.suppress(Exception):  # it is being discarded
-                consumer.close()
-            prober.close()
-
-        try:
-            ask("cocoa-kafka-closing", close).result(CLOSE_TIMEOUT_S)
-        except TimeoutError:
-            pass
-        except RuntimeError:  # no thread can be started
-            close()
-        # If it still hangs and calls back later, the callbacks belong to no session.
-        self._session_now = self._attached = None
 
     # -- one turn
 
@@ -189,58 +167,20 @@ class ConfluentConsuming(Reading[int]):
             if more:
                 messages += consumer.consume(more, 0)
             self._largest = max(map(len, messages))
-        if self._faults:
-            raise self._faults[0]
+        self._now.raise_fault()
         return messages
-
-    def _deferring(self, callback: Callable[[Any, Any], None]) -> Callable[[Any, Any], None]:
-        """Wrap a callback for librdkafka. Its exceptions are raised after the surrounding consume(), not through
-        librdkafka, because such a consumer could not be closed any more."""
-        faults = self._faults  # of this session
-
-        def guarded(first: Any, second: Any) -> None:
-            try:
-                callback(first, second)
-            except Exception as error:
-                faults.append(error)
-
-        return guarded
 
     def _apply_pressure(self) -> bool:
         """Pause or resume according to the watermarks; return True while reading must pause."""
         held = self._must_hold()
-        wanted = self._reading if held else set()
-        if wanted - self._paused:
-            self._consumer.pause(named(self._options.results_topic, wanted - self._paused))
-        if self._paused - wanted:
-            self._consumer.resume(named(self._options.results_topic, self._paused - wanted))
-        self._paused = set(wanted)
+        self._fetching.apply_pressure(self._consumer, held=held)
         return held
 
     def _route(self, messages: list[Message]) -> None:
         """Decode the polled messages, and hand them over as one batch."""
-        runs: dict[int, list[Message]] = {}
-        broken: dict[int, Message] = {}
-        ends: dict[int, int] = {}
-        for message in messages:
-            error = message.error()
-            if error is not None:
-                if error.code() == KafkaError._PARTITION_EOF:
-                    if message.partition() not in broken:
-                        ends[message.partition()] = message.offset()
-                elif error.code() in BROKEN:
-                    # The first is enough: until it is moved on, librdkafka reads the same batch repeatedly.
-                    broken.setdefault(message.partition(), message)
-                else:
-                    self._on_event(error)
-                continue
-            number = message.partition()
-            if number in broken:
-                continue  # librdkafka may have lost its position; the range is read again from the current one
-            if number in runs:
-                runs[number].append(message)
-            else:
-                runs[number] = [message]
+        runs, broken, ends, events = sort(messages)
+        for event in events:
+            self._on_event(event)
         records: list[Record] = []
         offsets: list[int] = []
         sources: list[tuple[str, int]] = []
@@ -293,7 +233,7 @@ class ConfluentConsuming(Reading[int]):
         return _Record(topic, number, offset, message.key(), message.value(), list(headers or ()))
 
     def _on_event(self, error: KafkaError) -> None:
-        """Handle an error message, which comes in place of a record."""
+        """Handle an error that comes in place of a record."""
         if error.code() in GONE:
             self._probe_pace.hurry()
             self._log_watch.hurry()
@@ -317,33 +257,25 @@ class ConfluentConsuming(Reading[int]):
 
     def _has_lost_its_position(self, number: int, first: int) -> bool:
         """True if earlier records came again although the log still has the next one to read."""
-        ledger, until = self._assignment.ledgers.get(number), self._doubted_until.get(number)
-        if ledger is None or until is None:
+        ledger = self._assignment.ledgers.get(number)
+        if ledger is None or not self._broken.may_have_restarted(number, first, ledger.position, time.monotonic()):
             return False
-        if first >= ledger.position:
-            if until == inf:
-                self._doubted_until[number] = time.monotonic() + DOUBT_S
-            return False
-        return time.monotonic() < until and ledger.position <= self._highwater(number)
+        return ledger.position <= self._highwater(number)
 
     def _get_past(self, number: int, begins: int, error: KafkaError) -> None:
         """Continue after a batch that cannot be read."""
-        self._doubted_until[number] = inf
+        self._broken.doubt(number)
         limit = max(self._assignment.ends.get(number, 0), self._highwater(number))
         position = self._assignment.ledgers[number].position
         if position < begins < limit:  # control records precede it
             position = begins
-        if self._broken_at.get(number) != position:  # it may have been damaged in transit
-            self._broken_at[number] = position
+        if self._broken.found(number, position) or position >= limit:  # in the latter case there is nothing to pass
             self._begin_again(number, position)
             return
-        if position >= limit:
-            self._begin_again(number, position)
-            return  # there is nothing that could be broken
         topic = self._options.results_topic
         end = end_of_broken_batch(self._clients, topic, number, begins=begins, inside=position, limit=limit)
         self._assignment.ledgers[number].skip_to(end)
-        self._broken_at[number] = end
+        self._broken.passed(number, end)
         self._begin_again(number, end)
         if end > position:
             origin = f"{topic}/{number}@{position}-{end - 1}"
@@ -358,7 +290,7 @@ class ConfluentConsuming(Reading[int]):
         """
         self._is_to_wake = False
         for number, ledger in self._assignment.ledgers.items():
-            if number not in self._paused:
+            if number not in self._fetching.paused:
                 self._begin_again(number, ledger.position)
 
     def _begin_again(self, number: int, offset: int) -> None:
@@ -373,14 +305,14 @@ class ConfluentConsuming(Reading[int]):
 
     def _on_assign(self, consumer: Consumer, assigned: list[TopicPartition]) -> None:
         self._assignments.accept(consumer)  # fetch nothing until it is decided where to begin
-        if consumer is self._attached:
+        if self._is_current(consumer):
             self.note_assignment({partition.partition for partition in assigned})
             self._is_to_wake = bool(self._assignment.ledgers)
 
     def _on_revoke(self, consumer: Consumer, revoked: list[TopicPartition]) -> None:
         """Wait for what is in flight, with a timeout, and commit: the next owner continues there."""
         numbers = {partition.partition for partition in revoked}
-        if consumer is self._attached and not self._closing:  # otherwise that was already done
+        if self._is_current(consumer) and not self._closing:  # otherwise that was already done
             deadline = min(time.monotonic() + REVOKE_PATIENCE_S, self.stop_deadline)
             while not self.settle_and_look(numbers) and time.monotonic() < deadline:
                 time.sleep(0.005)
@@ -390,22 +322,18 @@ class ConfluentConsuming(Reading[int]):
     def _on_lost(self, consumer: Consumer, lost: list[TopicPartition]) -> None:
         """The group has gone on without this member: nothing can be committed any more."""
         self._stop_reading(consumer, {partition.partition for partition in lost})
-        if consumer is self._attached:
+        if self._is_current(consumer):
             self.forget()
 
     def _stop_reading(self, consumer: Consumer, numbers: set[int]) -> None:
         """Give up these partitions, which were revoked."""
         topic = self._options.results_topic
-        if consumer is not self._attached:
+        if not self._is_current(consumer):
             self._assignments.give_up(consumer, topic, numbers)
             return
-        if self._paused & numbers:
-            # A pause belongs to the partition, and would outlast its assignment.
-            with contextlib.suppress(KafkaException):
-                consumer.resume(named(topic, self._paused & numbers))
+        self._fetching.release(consumer, numbers)
         self._assignments.give_up(consumer, topic, numbers)
-        self._reading -= numbers
-        self._paused -= numbers
+        self._fetching.forget(numbers)
         if self._assignments.is_incremental:
             self.give_up(numbers)
         else:
@@ -437,29 +365,12 @@ class ConfluentConsuming(Reading[int]):
     def _begin_at(self, starts: dict[int, int]) -> bool:
         topic = self._options.results_topic
         self._assignments.begin(self._consumer, topic, starts)
-        self._consumer.resume(named(topic, starts))  # a previous assignment may have paused it
-        self._reading |= starts.keys()
-        self._paused -= starts.keys()
-        for number in starts:
-            self._broken_at.pop(number, None)
-            self._doubted_until.pop(number, None)
+        self._fetching.begin(self._consumer, starts.keys())
+        self._broken.forget(starts)
         return True
 
     def _commit_and_wait(self, offsets: dict[int, int]) -> None:
-        """Commit with a timeout, which librdkafka lacks. Not in a callback: it would wait for the callback to
-        return."""
-        if self._committing is not None and not self._committing.done():
-            raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
-        try:
-            self._committing = ask("cocoa-kafka-commit", partial(self._commit_now, offsets))
-            self._committing.result(COMMIT_PATIENCE_S)
-        except TimeoutError as error:
-            raise KafkaException(KafkaError(KafkaError._TIMED_OUT)) from error
-        except RuntimeError as error:  # closed meanwhile, after its timeout; or no thread can be started
-            raise KafkaException(KafkaError(KafkaError._STATE)) from error
-
-    def _commit_now(self, offsets: dict[int, int]) -> None:
-        whole(self._consumer.commit(offsets=self._to_commit(offsets), asynchronous=False) or [])
+        self._now.commit_and_wait(self._to_commit(offsets))
 
     def _commit_here(self) -> None:
         """Commit what is done, in a callback, without waiting: the rebalance only goes on when this member has
@@ -486,8 +397,8 @@ class ConfluentConsuming(Reading[int]):
         topic = self._options.results_topic
         return [TopicPartition(topic, number, offset, self.mark) for number, offset in offsets.items()]
 
-    def _on_commit(self, session: object, error: KafkaError | None, partitions: list[TopicPartition]) -> None:
-        if session is not self._session_now:
+    def _on_commit(self, session: Session, error: KafkaError | None, partitions: list[TopicPartition]) -> None:
+        if session is not self._current:
             return
         committed = {tp.partition: tp.offset for tp in partitions if tp.error is None and tp.offset >= 0}
         self.on_commit(committed, error)
@@ -495,27 +406,27 @@ class ConfluentConsuming(Reading[int]):
     # -- periodic checks
 
     def _lost_connection(self) -> BaseException | None:
-        return self._trouble.latest
+        return self._now.trouble.latest
 
     def _special_trouble(self, error: BaseException) -> tuple[str, str] | None:
         why = why_refused(error)
         return None if why is None else ("protocol", why)
 
     def _probe_if_due(self) -> None:
-        now = time.monotonic()
-        answer = self._prober.take_answer()
+        now, session = time.monotonic(), self._now
+        answer = session.prober.take_answer()
         if answer is not None:
-            self._answered_at = now
+            session.answered_at = now
             self._enter_answer(answer)
-        elif now - self._answered_at > SILENCE_S:
+        elif now - session.answered_at > SILENCE_S:
             self._availability.down("away", f"{','.join(self._options.bootstrap)}: no answer for {SILENCE_S:.0f} s")
-        if not self._prober.is_asking() and self._probe_pace.look(now) is Probe.ASK:
+        if not session.prober.is_asking() and self._probe_pace.look(now) is Probe.ASK:
             self._probed_at = self._assignment.changes
             with contextlib.suppress(RuntimeError):  # no thread: try again next time
                 joining = (
                     None if self._assignment.is_member or not self._assignments.is_incremental else self._member_id()
                 )
-                self._prober.ask(self._assignment.is_member, list(self._assignment.ledgers), joining)
+                session.prober.ask(self._assignment.is_member, list(self._assignment.ledgers), joining)
 
     def _enter_answer(self, answer: Future[Answer]) -> None:
         if self._probed_at != self._assignment.changes:
@@ -529,10 +440,10 @@ class ConfluentConsuming(Reading[int]):
                 raise
             if code_of(error) in GONE:
                 self._look_for_topic()
-            self._report_trouble(self._trouble.instead_of(error))
+            self._report_trouble(self._now.trouble.instead_of(error))
             return
         if self._assignment.is_member:  # otherwise any broker may have answered, not the group's coordinator
-            self._trouble.ease()
+            self._now.trouble.ease()
         if is_member and not self._assignment.is_member:
             self.note_assignment(())
         self._note_ends(ends)

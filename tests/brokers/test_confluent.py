@@ -34,16 +34,21 @@ confluent_kafka = pytest.importorskip("confluent_kafka")
 
 from confluent_kafka import KafkaError, KafkaException, TopicPartition  # noqa: E402  # where it is installed
 
-from cocoa_tornado.brokers import confluent_broken, confluent_consumer, confluent_questions  # noqa: E402  # likewise
+from cocoa_tornado.brokers import (  # noqa: E402  # likewise
+    confluent_broken,
+    confluent_consumer,
+    confluent_questions,
+    confluent_session,
+)
 from cocoa_tornado.brokers.confluent_broken import end_of, end_of_broken_batch  # noqa: E402
 from cocoa_tornado.brokers.confluent_clients import ConfluentClients, Trouble  # noqa: E402
 from cocoa_tornado.brokers.confluent_consumer import ConfluentConsuming  # noqa: E402
 from cocoa_tornado.brokers.confluent_questions import Answer, Prober  # noqa: E402
+from cocoa_tornado.brokers.confluent_session import Session  # noqa: E402
 
 pytestmark = pytest.mark.gen_test(timeout=90)
 
 RESULTS = "transcription.results"
-SESSION = object()
 
 
 class Message(confluent_kafka.Message):  # type: ignore[name-defined,misc]  # importorskip returns no types
@@ -173,17 +178,18 @@ def books(receiver: Receiver, consumer: Consumer, start: int = 0, protocol: str 
         sink=receiver,
         decode=decode,
     )
-    consuming._consumer = consuming._attached = consumer  # type: ignore[assignment]
-    consuming._session_now, consuming._trouble = SESSION, Trouble()
+    consuming._current = session = Session(ConfluentClients(options), options)
+    session.consumer = consumer  # type: ignore[assignment]
+    session.trouble = Trouble()
     consuming._assignment.ledgers = {0: OffsetLedger(start)}
-    consuming._answered_at = consuming._unresolved_since = time.monotonic()
+    consuming._unresolved_since = time.monotonic()
     return consuming
 
 
 def asking(consuming: ConfluentConsuming) -> Asker:
     """The client with which it asks from now on."""
     asker = Asker()
-    consuming._prober._consumer = asker  # type: ignore[assignment]
+    consuming._now.prober._consumer = asker  # type: ignore[assignment]
     return asker
 
 
@@ -204,8 +210,8 @@ def asked(consuming: ConfluentConsuming) -> None:
     """Have it ask, and wait for the answer."""
     consuming._probe_pace.hurry()
     consuming._probe_if_due()
-    assert consuming._prober._asked is not None
-    wait([consuming._prober._asked], 10)
+    assert consuming._now.prober._asked is not None
+    wait([consuming._now.prober._asked], 10)
 
 
 def probed(consuming: ConfluentConsuming) -> None:
@@ -239,7 +245,7 @@ async def test_an_answer_of_the_time_before_other_partitions_came_is_asked_for_a
     asker.answers.clear()
     consuming._probe_if_due()
     assert (consuming._assignment.ends, consuming._availability.status()) == ({}, before)
-    assert consuming._prober.is_asking()
+    assert consuming._now.prober.is_asking()
     asker.answers.set()
 
 
@@ -260,7 +266,7 @@ async def test_a_consumer_that_does_not_come_to_read_what_it_was_assigned_is_rep
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """For example, a commit that librdkafka never ends blocks all others."""
-    monkeypatch.setattr(confluent_consumer, "COMMIT_PATIENCE_S", 0.05)
+    monkeypatch.setattr(confluent_session, "COMMIT_PATIENCE_S", 0.05)
     consumer = Consumer()
     consuming = books(Receiver(), consumer)
     with pytest.raises(KafkaException):
@@ -340,7 +346,7 @@ async def test_the_client_that_asks_is_closed_behind_its_question_and_holds_up_n
     asker.answers.clear()
     consuming._probe_pace.hurry()
     consuming._probe_if_due()
-    closing = asyncio.ensure_future(asyncio.to_thread(consuming._close))
+    closing = asyncio.ensure_future(asyncio.to_thread(consuming._now.close))
     await eventually(lambda: consumer.calls == [("close",)])
     assert asker.calls == []
     asker.answers.set()
@@ -357,10 +363,10 @@ async def test_without_a_thread_to_be_had_reading_goes_on(monkeypatch: pytest.Mo
     monkeypatch.setattr(threading.Thread, "start", refuse)
     consuming._probe_pace.hurry()
     consuming._probe_if_due()
-    assert not consuming._prober.is_asking()
+    assert not consuming._now.prober.is_asking()
     with pytest.raises(KafkaException):
         consuming._commit_and_wait({1: 1})
-    consuming._close()
+    consuming._now.close()
     assert consuming._consumer.calls == [("close",)]  # type: ignore[attr-defined]  # a fake
 
 
@@ -434,7 +440,7 @@ async def test_a_beginning_that_librdkafka_makes_behind_a_broken_batch_repeats_n
 async def test_a_topic_that_is_made_anew_is_read_from_its_beginning_though_a_batch_was_broken(
     why: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(confluent_consumer, "DOUBT_S", 60.0 if why == "the log is shorter now" else 0.0)
+    monkeypatch.setattr(confluent_broken, "DOUBT_S", 60.0 if why == "the log is shorter now" else 0.0)
     receiver, consumer = Receiver(), Consumer()
     consuming = books(receiver, consumer, start=10)
     consuming._route([record(10), broken(11)])
@@ -586,7 +592,7 @@ async def test_a_consumer_has_work_until_what_it_has_read_is_committed() -> None
     receiver.finish()
     consuming._settle()
     assert consuming._has_work()
-    consuming._on_commit(SESSION, None, [TopicPartition(RESULTS, 0, 1)])
+    consuming._on_commit(consuming._now, None, [TopicPartition(RESULTS, 0, 1)])
     assert not consuming._has_work()
     consuming.note_assignment({0})
     assert consuming._has_work()
@@ -616,19 +622,19 @@ async def test_a_revoke_commits_first_and_waits_for_no_answer() -> None:
     consuming._on_revoke(consumer, [TopicPartition(RESULTS, 0)])  # type: ignore[arg-type]
     assert consumer.calls == [("commit", 2, True), ("unassign",)]
     assert consuming._history.done_here == {0: 2}  # not to be read again, should the commit have been lost
-    consuming._on_commit(SESSION, None, [TopicPartition(RESULTS, 0, 2)])
+    consuming._on_commit(consuming._now, None, [TopicPartition(RESULTS, 0, 2)])
     assert consuming._history.done_here == {}
 
 
 async def test_what_a_consumer_hears_whose_session_is_over_changes_no_books() -> None:
     consumer = Consumer()
     consuming = books(Receiver(), consumer, start=7)
-    consuming._attached, consuming._session_now = None, object()
+    over, consuming._current = consuming._now, None
     before = dict(consuming._assignment.ledgers)
     partitions = [TopicPartition(RESULTS, 0, 900)]
     for news in (consuming._on_assign, consuming._on_revoke, consuming._on_lost):
         news(consumer, partitions)  # type: ignore[arg-type]
-    consuming._on_commit(SESSION, None, partitions)
+    consuming._on_commit(over, None, partitions)
     assert consuming._assignment.ledgers == before
     assert consuming._assignment.ledgers[0].committed == 7
     assert consuming._assignment.unresolved is None
@@ -638,7 +644,7 @@ async def test_what_a_consumer_hears_whose_session_is_over_changes_no_books() ->
 def incremental(consumer: Consumer, receiver: Receiver | None = None) -> ConfluentConsuming:
     """A member of a group with the consumer protocol."""
     consuming = books(receiver or Receiver(), consumer, protocol="consumer")
-    consuming._assignment.is_member, consuming._reading, consumer.held = True, {0}, {0}
+    consuming._assignment.is_member, consuming._fetching._reading, consumer.held = True, {0}, {0}
     return consuming
 
 
@@ -653,7 +659,7 @@ async def test_with_the_consumer_protocol_only_what_is_revoked_is_given_up() -> 
     consuming._on_assign(consumer, named(1, 2))  # type: ignore[arg-type]
     consuming._begin_at({1: 5, 2: 6})
     consuming._assignment.begin({1: 5, 2: 6})
-    consuming._paused = {0, 1, 2}
+    consuming._fetching.paused = {0, 1, 2}
     consuming._route([record(0), record(1)])
     await receiver.has(2)
     consuming._on_revoke(consumer, named(1, 2))  # type: ignore[arg-type]
@@ -666,7 +672,11 @@ async def test_with_the_consumer_protocol_only_what_is_revoked_is_given_up() -> 
         ("remove", 1, 2),
     ]
     assert consuming._assignment.ledgers == {0: stays}
-    assert (consuming._reading, consuming._paused, consuming._assignment.is_settled) == ({0}, {0}, True)
+    assert (consuming._fetching._reading, consuming._fetching.paused, consuming._assignment.is_settled) == (
+        {0},
+        {0},
+        True,
+    )
 
 
 async def test_with_the_consumer_protocol_what_stays_is_fetched_at_once_after_a_rebalance() -> None:
@@ -745,7 +755,7 @@ async def test_brokers_that_refuse_the_consumer_protocol_are_one_line(
 async def test_a_pause_does_not_outlive_its_assignment() -> None:
     consumer = Consumer()
     consuming = books(Receiver(), consumer)
-    consuming._reading, consuming._paused = {0}, {0}
+    consuming._fetching._reading, consuming._fetching.paused = {0}, {0}
     consuming._on_revoke(consumer, [TopicPartition(RESULTS, 0)])  # type: ignore[arg-type]
     assert consumer.calls == [("resume", 1), ("unassign",)]
     consuming._begin_at({0: 5})
@@ -755,14 +765,14 @@ async def test_a_pause_does_not_outlive_its_assignment() -> None:
 async def test_a_commit_without_an_answer_is_given_up_and_closed_only_behind_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(confluent_consumer, "COMMIT_PATIENCE_S", 0.05)
-    monkeypatch.setattr(confluent_consumer, "CLOSE_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(confluent_session, "COMMIT_PATIENCE_S", 0.05)
+    monkeypatch.setattr(confluent_session, "CLOSE_TIMEOUT_S", 0.05)
     consumer = Consumer()
     consuming = books(Receiver(), consumer)
     with pytest.raises(KafkaException) as caught:
         consuming._commit_and_wait({0: 5})
     assert consuming._failures.is_retriable(caught.value)
-    consuming._close()
+    consuming._now.close()
     assert consumer.calls == []
     consumer.answers.set()
     await eventually(lambda: consumer.calls == [("commit", 5, False), ("close",)])
