@@ -465,7 +465,7 @@ class BoxFeed:
         self, lane: LaneName, messages: Sequence[StoredMessage], collapsed: dict[str, tuple[LaneName, int]]
     ) -> None:
         reader, counters = self._reader, self._mail.counters
-        for number, payload, _, expires_ms, key in messages:
+        for number, payload, timestamp_ms, expires_ms, key, is_low in messages:
             if self._transients.waiting is not None:
                 self._transients.release(lane, number)
             if key is not None:
@@ -474,9 +474,9 @@ class BoxFeed:
                     continue  # it has been replaced since the page was requested
                 if routed is None or routed[0] == lane:
                     self._outlet.collapse(key)
-            terms = Terms("", lane, expires_ms, key, None, reader.ticket(number))
-            # No timestamp: how long a message was in the box says nothing about this gateway's latency.
-            if not self._queue(lane, number, payload, 0, terms):
+            terms = Terms("", "low" if is_low else lane, expires_ms, key, None, reader.ticket(number))
+            # A negative timestamp: how long a message was in the box says nothing about this gateway's latency.
+            if not self._queue(lane, number, payload, -timestamp_ms, terms):
                 reader.no_room(lane, number)
                 return
             counters.caught_up += 1

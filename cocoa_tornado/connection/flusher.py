@@ -90,10 +90,11 @@ class Flusher:
             self.note_written(stamps)
 
     def note_written(self, stamps: Iterable[int]) -> None:
-        """Sockets have taken messages with these timestamps. Many have the same one, and are observed together."""
+        """Sockets have taken messages with these timestamps. Many have the same one, and are observed together.
+        What was read from a box is not observed."""
         now_ms = self._wall_clock() * 1000
         for stamp, messages in Counter(stamps).items():
-            if stamp:
+            if stamp > 0:
                 self._latency.observe(max(0.0, now_ms - stamp) / 1000, messages)
 
     def watch(self, connection: Flushed) -> None:

@@ -26,7 +26,7 @@ class Queue:
     terms has no list of terms.
 
     :ivar bodies: frames, or payloads if their terms have a number
-    :ivar stamps: the timestamps of their records
+    :ivar stamps: the timestamps of their records; 0: unknown. Those of messages that were read from a box are negative
     :ivar terms: None: all have the default terms
     """
 
@@ -104,7 +104,7 @@ def to_write_of(waiting: Queued) -> ToWrite | None:
     payload = body if terms.number is not None else payload_of(body)
     if not payload or payload.startswith(GAP_HEAD):
         return None
-    return ToWrite(payload, timestamp_ms, terms.priority, terms.id, bool(terms.interim_of))
+    return ToWrite(payload, abs(timestamp_ms), terms.priority, terms.id, bool(terms.interim_of))
 
 
 class Unwritten(NamedTuple):

@@ -38,7 +38,8 @@ class KeptMessage(NamedTuple):
     @property
     def stored(self) -> StoredMessage:
         key = self.options.collapse_key
-        return StoredMessage(self.number, self.payload, self.timestamp_ms, self.expires_ms, key)
+        is_low = self.options.priority == "low"
+        return StoredMessage(self.number, self.payload, self.timestamp_ms, self.expires_ms, key, is_low)
 
 
 class _Named(NamedTuple):

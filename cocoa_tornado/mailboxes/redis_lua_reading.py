@@ -44,7 +44,8 @@ local function page(letter, after, most, most_bytes)
         size = size + #payload
         if count > 0 and (count >= most or size > most_bytes) then return messages end
         count = count + 1
-        local parts = {number_of(entry), entry[2][6], ends or 0, more and more.key or '', payload}
+        local low = more and more.low and 1 or 0
+        local parts = {number_of(entry), entry[2][6], ends or 0, more and more.key or '', low, payload}
         for _, part in ipairs(parts) do messages[#messages + 1] = part end
       end
       at = number_of(entry) + 1

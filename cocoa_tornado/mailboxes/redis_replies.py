@@ -62,8 +62,10 @@ def pages_of(reply: list[Any], marks: Iterable[Mark], lanes: Sequence[LaneRead])
     for (name, _, _), parts in zip(lanes, found, strict=True):
         lane = box.lane(name)
         messages = [
-            StoredMessage(number, payload, int(timestamp_ms), int(expires_ms), key.decode() or None)
-            for number, timestamp_ms, expires_ms, key, payload in zip(*(parts[at::5] for at in range(5)), strict=True)
+            StoredMessage(number, payload, int(timestamp_ms), int(expires_ms), key.decode() or None, bool(low))
+            for number, timestamp_ms, expires_ms, key, low, payload in zip(
+                *(parts[at::6] for at in range(6)), strict=True
+            )
         ]
         pages.append(Page(messages, lane.last, lane.base, lane.acked or 0, lane.retracted))
     return pages

@@ -72,12 +72,12 @@ def _page(database: sqlite3.Connection, place: int, lane: Lane, asked: LaneRead,
     messages: list[StoredMessage] = []
     size = 0
     query = (
-        "SELECT number, payload, timestamp_ms, expires_ms, collapse_key, shared FROM message WHERE box = ?"
+        "SELECT number, payload, timestamp_ms, expires_ms, collapse_key, low, shared FROM message WHERE box = ?"
         " AND number > ? AND stored_at > ? AND (expires_ms = 0 OR expires_ms >= ?) ORDER BY number LIMIT ?"
     )
     args = (place, max(asked.after, lane.gone), *expiry, max(1, asked.limits.max_messages))
     with contextlib.closing(database.execute(query, args)) as rows:
-        for number, payload, timestamp_ms, expires_ms, collapse_key, shared in rows:
+        for number, payload, timestamp_ms, expires_ms, collapse_key, low, shared in rows:
             if shared is not None:
                 found = database.execute("SELECT data FROM payload WHERE id = ?", (shared,)).fetchone()
                 if found is None:
@@ -86,7 +86,7 @@ def _page(database: sqlite3.Connection, place: int, lane: Lane, asked: LaneRead,
             size += len(payload)
             if messages and size > asked.limits.max_bytes:
                 break
-            messages.append(StoredMessage(number, payload, timestamp_ms, expires_ms, collapse_key))
+            messages.append(StoredMessage(number, payload, timestamp_ms, expires_ms, collapse_key, bool(low)))
     return Page(messages, lane.last, lane.base, lane.acked or 0, lane.retracted)
 
 

@@ -56,6 +56,7 @@ class StoredMessage(NamedTuple):
     :ivar timestamp_ms: the record's timestamp, Unix milliseconds; 0 if it has none
     :ivar expires_ms: not to be sent after this time, Unix milliseconds; 0: its own ``ttl`` is unlimited
     :ivar collapse_key: a newer message of the device with this key replaces it
+    :ivar is_low: its priority is low
     """
 
     number: int
@@ -63,6 +64,7 @@ class StoredMessage(NamedTuple):
     timestamp_ms: int
     expires_ms: int = 0
     collapse_key: str | None = None
+    is_low: bool = False
 
 
 class Numbers(NamedTuple):

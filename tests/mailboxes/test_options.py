@@ -79,6 +79,7 @@ async def test_low_messages_are_the_first_to_be_dropped_from_a_full_box(stand: S
     assert (await contents(mailbox), await contents(mailbox, lane="high")) == (payloads([0, 3, 4]), payloads([2]))
     page = await page_of(mailbox)
     assert (numbers(page), missed(page)) == ([1, 3, 4], 1)
+    assert [message.is_low for message in page.messages] == [False, True, False]
     await mailbox.append([of("high", 5), of("normal", 6)])
     assert (await contents(mailbox), await contents(mailbox, lane="high")) == (payloads([4, 6]), payloads([2, 5]))
     assert missed(await page_of(mailbox)) == 3
