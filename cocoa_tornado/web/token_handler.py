@@ -20,6 +20,7 @@ WRONG_CREDENTIALS: Final = RateLimit(per_s=1 / 6, burst=10)
 
 # Not Basic, for which a browser would prompt its user. The scheme is not registered; it stands for the two headers.
 CHALLENGE: Final = "ApiKey"
+CREDENTIALS: Final = ("X-API-Key", "X-API-Secret")
 
 log = logging.getLogger("cocoa.http")
 
@@ -55,7 +56,8 @@ class TokenHandler(ReadsBody):
             self._key = key
             return
         count(counters, "wrong_credentials")
-        if context.guesses.spend(client, WRONG_CREDENTIALS, now):
+        # A request without either header guesses nothing, and any web page can make its visitor's browser send it.
+        if self._has_credentials() and context.guesses.spend(client, WRONG_CREDENTIALS, now):
             self._log_burst(client, now)
         self.refuse(401, "Invalid credentials", {"WWW-Authenticate": CHALLENGE})
 
@@ -95,13 +97,16 @@ class TokenHandler(ReadsBody):
             return "invalid", 400, "Token too long"
         return "issued", 200, token
 
+    def _has_credentials(self) -> bool:
+        return any(name in self.request.headers for name in CREDENTIALS)
+
     def _known_key(self) -> str | None:
         """Return the API key if its secret is correct.
 
         Every configured pair is compared, in a time that does not depend on where they differ.
         """
         # Tornado reads headers as Latin-1, which keeps every byte; people configure text, and clients send UTF-8.
-        given = "\0".join(self.request.headers.get(name, "") for name in ("X-API-Key", "X-API-Secret"))
+        given = "\0".join(self.request.headers.get(name, "") for name in CREDENTIALS)
         sent = given.encode("latin-1", "replace")
         pairs = self.context.live.now.credentials.items()
         matching = [key for key, secret in pairs if hmac.compare_digest(sent, f"{key}\0{secret}".encode())]

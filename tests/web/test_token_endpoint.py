@@ -50,6 +50,15 @@ async def test_too_many_wrong_credentials_are_a_429_that_says_when_to_come_again
 
 
 @pytest.mark.gen_test
+async def test_requests_without_credentials_are_no_guesses(start_gateway: StartGateway) -> None:
+    """Any web page can make its visitor's browser send them, and would lock the visitor out."""
+    gateway = await start(start_gateway)
+    for _ in range(BURST + 1):
+        assert (await ask(gateway, {})).status == 401
+    assert (await ask(gateway, GOOD)).status == 200
+
+
+@pytest.mark.gen_test
 @BURST_LINE
 async def test_nobody_is_refused_for_the_guesses_of_another_address(start_gateway: StartGateway) -> None:
     gateway = await start(start_gateway)
