@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-from tornado.ioloop import IOLoop
-
 from .confluent_clients import ConfluentClients
 from .confluent_consumer import ConfluentConsuming
 from .kafka_clients import KafkaClients
 from .kafka_facade import KafkaFacade
 from .kafka_options import KafkaOptions
-from .port import Batch, Decoder
+from .kafka_reading import ReadingContext
 
 
 class ConfluentBroker(KafkaFacade):
@@ -21,20 +17,9 @@ class ConfluentBroker(KafkaFacade):
     """
 
     def __init__(self, options: KafkaOptions) -> None:
-        self._kafka_python = KafkaClients(options)
-        self._clients = ConfluentClients(options, self._kafka_python.tokens)
-        super().__init__(options, self._kafka_python)
+        asking = KafkaClients(options)
+        self._clients = ConfluentClients(options, asking.tokens)
+        super().__init__(options, asking)
 
-    def _reading(self, sink: Callable[[Batch], None], decode: Decoder) -> ConfluentConsuming:
-        return ConfluentConsuming(
-            self._options,
-            self._clients,
-            self._publisher,
-            self._counters,
-            self._availability,
-            asking=self._kafka_python,
-            loop=IOLoop.current(),
-            sink=sink,
-            decode=decode,
-            sole=self._sole,
-        )
+    def _reading(self, context: ReadingContext) -> ConfluentConsuming:
+        return ConfluentConsuming(context, self._clients)

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import Future
 from typing import NamedTuple
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
-from tornado.ioloop import IOLoop
 
 from ..rules.handoff import Span
 from ..rules.pacing import Probe
@@ -28,13 +27,8 @@ from .confluent_headers import UNREADABLE, headers_of
 from .confluent_questions import OFFSET_BEGINNING, OFFSET_END, Answer, committed, find, numbers
 from .confluent_session import Session
 from .confluent_topics import ensure_topics
-from .kafka_availability import Availability
-from .kafka_clients import KafkaClients
-from .kafka_members import SoleReading
-from .kafka_options import KafkaOptions
-from .kafka_publisher import Publisher
-from .kafka_reading import CALL_S, PAUSED_POLL_S, POLL_S, QUIET_POLL_S, JoinStuck, Reading, TopicMissing
-from .port import Batch, BrokerCounters, Decoder
+from .kafka_library import CALL_S
+from .kafka_reading import PAUSED_POLL_S, POLL_S, QUIET_POLL_S, JoinStuck, Reading, ReadingContext, TopicMissing
 
 REVOKE_PATIENCE_S = 5.0  # for batches in flight when their partitions are revoked
 JOIN_PATIENCE_S = 45.0  # for an assignment, while the brokers answer; then another consumer may work better
@@ -58,39 +52,15 @@ class ConfluentConsuming(Reading[int]):
 
     pace_s = 0.001  # a longer pause would save nothing
 
-    def __init__(
-        self,
-        options: KafkaOptions,
-        clients: ConfluentClients,
-        publisher: Publisher,
-        counters: BrokerCounters,
-        availability: Availability,
-        *,
-        asking: KafkaClients,
-        loop: IOLoop,
-        sink: Callable[[Batch], None],
-        decode: Decoder,
-        sole: SoleReading | None = None,
-    ) -> None:
-        super().__init__(
-            options,
-            clients,
-            publisher,
-            counters,
-            availability,
-            asking=asking,
-            loop=loop,
-            sink=sink,
-            decode=decode,
-            sole=sole,
-        )
+    def __init__(self, context: ReadingContext, clients: ConfluentClients) -> None:
+        super().__init__(context, clients)
         self._clients = clients
-        self._assignments: Assignments = Incremental() if options.group_protocol == "consumer" else Classic()
+        self._assignments: Assignments = Incremental() if context.options.group_protocol == "consumer" else Classic()
         self._current: Session | None = None  # whose callbacks may change the books
         self._closing = False
         self._probed_at = 0  # the number of changes of the assignment until then
         self._largest = 0  # largest value of the last poll, in bytes
-        self._fetching = Fetching(options.results_topic)
+        self._fetching = Fetching(context.options.results_topic)
         self._broken = BrokenBatches()
         self._is_to_wake = False  # librdkafka has paused what stays, and may be slow to go on
 
@@ -341,35 +311,35 @@ class ConfluentConsuming(Reading[int]):
 
     # -- called by the books
 
-    def _key(self, number: int) -> int:
+    def key(self, number: int) -> int:
         return number
 
-    def _number(self, partition: int) -> int:
+    def number(self, partition: int) -> int:
         return partition
 
-    def _member_id(self) -> str | None:
+    def member_id(self) -> str | None:
         return self._consumer.memberid()
 
-    def _numbers(self) -> Collection[int]:
+    def numbers(self) -> Collection[int]:
         return numbers(self._consumer, self._options.results_topic)
 
-    def _committed(self, partitions: Collection[int]) -> dict[int, Committed | None]:
+    def committed(self, partitions: Collection[int]) -> dict[int, Committed | None]:
         return committed(self._consumer, self._options.results_topic, partitions)
 
-    def _find_ends(self, partitions: Collection[int]) -> dict[int, int]:
+    def find_ends(self, partitions: Collection[int]) -> dict[int, int]:
         return find(self._consumer, self._options.results_topic, partitions, OFFSET_END)
 
-    def _find_beginnings(self, partitions: Collection[int]) -> dict[int, int]:
+    def find_beginnings(self, partitions: Collection[int]) -> dict[int, int]:
         return find(self._consumer, self._options.results_topic, partitions, OFFSET_BEGINNING)
 
-    def _begin_at(self, starts: dict[int, int]) -> bool:
+    def begin_at(self, starts: dict[int, int]) -> bool:
         topic = self._options.results_topic
         self._assignments.begin(self._consumer, topic, starts)
         self._fetching.begin(self._consumer, starts.keys())
         self._broken.forget(starts)
         return True
 
-    def _commit_and_wait(self, offsets: dict[int, int]) -> None:
+    def commit_and_wait(self, offsets: dict[int, int]) -> None:
         self._now.commit_and_wait(self._to_commit(offsets))
 
     def _commit_here(self) -> None:
@@ -379,7 +349,7 @@ class ConfluentConsuming(Reading[int]):
         offsets = self.offsets_to_commit()
         if offsets:
             with contextlib.suppress(KafkaException):
-                self._commit_later(offsets)
+                self.commit_later(offsets)
 
     def _commit_in_time(self) -> None:
         """Commit outside of a callback, with a timeout: while the brokers are unavailable librdkafka would wait
@@ -387,10 +357,10 @@ class ConfluentConsuming(Reading[int]):
         offsets = self.offsets_to_commit()
         if offsets:
             with contextlib.suppress(KafkaException):
-                self._commit_and_wait(offsets)
+                self.commit_and_wait(offsets)
                 self.on_commit(offsets)
 
-    def _commit_later(self, offsets: dict[int, int]) -> None:
+    def commit_later(self, offsets: dict[int, int]) -> None:
         self._consumer.commit(offsets=self._to_commit(offsets), asynchronous=True)
 
     def _to_commit(self, offsets: dict[int, int]) -> list[TopicPartition]:
@@ -424,7 +394,7 @@ class ConfluentConsuming(Reading[int]):
             self._probed_at = self._assignment.changes
             with contextlib.suppress(RuntimeError):  # no thread: try again next time
                 joining = (
-                    None if self._assignment.is_member or not self._assignments.is_incremental else self._member_id()
+                    None if self._assignment.is_member or not self._assignments.is_incremental else self.member_id()
                 )
                 session.prober.ask(self._assignment.is_member, list(self._assignment.ledgers), joining)
 

@@ -26,8 +26,8 @@ from confluent_kafka.admin import AdminClient
 from ..asking import ask
 from ..rules.topic_log import Committed, Log, read_mark
 from .confluent_clients import ConfluentClients, code_of
+from .kafka_library import CALL_S
 from .kafka_options import KafkaOptions
-from .kafka_reading import CALL_S
 
 STALE_S = 10.0  # of failures without a success; then another client may work better
 

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-from tornado.ioloop import IOLoop
-
 from .kafka_clients import KafkaClients
 from .kafka_consumer import KafkaConsuming
 from .kafka_facade import KafkaFacade
 from .kafka_options import KafkaOptions
-from .port import Batch, Decoder
+from .kafka_reading import ReadingContext
 
 
 class KafkaBroker(KafkaFacade):
@@ -23,15 +19,5 @@ class KafkaBroker(KafkaFacade):
         self._clients = KafkaClients(options)
         super().__init__(options, self._clients)
 
-    def _reading(self, sink: Callable[[Batch], None], decode: Decoder) -> KafkaConsuming:
-        return KafkaConsuming(
-            self._options,
-            self._clients,
-            self._publisher,
-            self._counters,
-            self._availability,
-            loop=IOLoop.current(),
-            sink=sink,
-            decode=decode,
-            sole=self._sole,
-        )
+    def _reading(self, context: ReadingContext) -> KafkaConsuming:
+        return KafkaConsuming(context, self._clients)

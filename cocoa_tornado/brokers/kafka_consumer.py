@@ -13,24 +13,19 @@ from typing import Any
 
 from kafka import TopicPartition
 from kafka import errors as kafka_errors
-from tornado.ioloop import IOLoop
 
 from ..rules.handoff import Span
 from ..rules.pacing import Probe
 from ..rules.records import Record, Rejected
 from ..rules.topic_log import Committed
-from .kafka_availability import Availability
 from .kafka_clients import KafkaClients
 from .kafka_connections import KafkaClient
 from .kafka_failures import GROUP_MOVED_ON, describe, is_retriable
+from .kafka_library import CALL_S
 from .kafka_link import ConsumerLink, Unreadable, as_kafka_python, close_consumer, unreadable
 from .kafka_listener import RebalanceListener
-from .kafka_members import SoleReading
-from .kafka_options import KafkaOptions
-from .kafka_publisher import Publisher
-from .kafka_reading import CALL_S, PAUSED_POLL_S, POLL_S, Reading, TopicMissing
+from .kafka_reading import PAUSED_POLL_S, POLL_S, Reading, ReadingContext, TopicMissing
 from .kafka_topics import ensure_topics
-from .port import Batch, BrokerCounters, Decoder
 
 QUIET_WAIT_S = 1.0  # outside of poll(), for the answer to a fetch; a stop interrupts it
 JOIN_POLL_S = 0.5  # kafka-python restarts a join that is answered between two polls, so poll often
@@ -42,31 +37,8 @@ class KafkaConsuming(Reading[TopicPartition]):
 
     pace_s = 0.003  # a poll costs more than the records that it returns then
 
-    def __init__(
-        self,
-        options: KafkaOptions,
-        clients: KafkaClients,
-        publisher: Publisher,
-        counters: BrokerCounters,
-        availability: Availability,
-        *,
-        loop: IOLoop,
-        sink: Callable[[Batch], None],
-        decode: Decoder,
-        sole: SoleReading | None = None,
-    ) -> None:
-        super().__init__(
-            options,
-            clients,
-            publisher,
-            counters,
-            availability,
-            asking=clients,
-            loop=loop,
-            sink=sink,
-            decode=decode,
-            sole=sole,
-        )
+    def __init__(self, context: ReadingContext, clients: KafkaClients) -> None:
+        super().__init__(context, clients)
         self._clients = clients
         self._link: ConsumerLink  # of the current session
         self._choked: Unreadable | None = None  # where this installation lacks what it takes to read on
@@ -210,32 +182,32 @@ class KafkaConsuming(Reading[TopicPartition]):
 
     # -- called by the books
 
-    def _key(self, number: int) -> TopicPartition:
+    def key(self, number: int) -> TopicPartition:
         return TopicPartition(self._options.results_topic, number)
 
-    def _number(self, partition: TopicPartition) -> int:
+    def number(self, partition: TopicPartition) -> int:
         number: int = partition.partition
         return number
 
-    def _member_id(self) -> str | None:
+    def member_id(self) -> str | None:
         member_id: str = self._link.consumer.group_metadata().member_id
         return member_id
 
-    def _numbers(self) -> Collection[int]:
+    def numbers(self) -> Collection[int]:
         return self._link.partitions(self._options.results_topic) or ()
 
-    def _committed(self, partitions: Collection[TopicPartition]) -> dict[TopicPartition, Committed | None]:
+    def committed(self, partitions: Collection[TopicPartition]) -> dict[TopicPartition, Committed | None]:
         return self._link.committed(partitions, CALL_MS)
 
-    def _find_ends(self, partitions: Collection[TopicPartition]) -> dict[TopicPartition, int]:
+    def find_ends(self, partitions: Collection[TopicPartition]) -> dict[TopicPartition, int]:
         ends: dict[TopicPartition, int] = self._link.consumer.end_offsets(list(partitions), timeout_ms=CALL_MS)
         return ends
 
-    def _find_beginnings(self, partitions: Collection[TopicPartition]) -> dict[TopicPartition, int]:
+    def find_beginnings(self, partitions: Collection[TopicPartition]) -> dict[TopicPartition, int]:
         found: dict[TopicPartition, int] = self._link.consumer.beginning_offsets(list(partitions), timeout_ms=CALL_MS)
         return found
 
-    def _commit_and_wait(self, offsets: dict[TopicPartition, int]) -> None:
+    def commit_and_wait(self, offsets: dict[TopicPartition, int]) -> None:
         self._link.consumer.commit(as_kafka_python(offsets, self.mark), timeout_ms=CALL_MS)
 
     def _resolve(self, assigned: set[TopicPartition]) -> bool:
@@ -244,7 +216,7 @@ class KafkaConsuming(Reading[TopicPartition]):
         except GROUP_MOVED_ON:
             return False
 
-    def _begin_at(self, starts: dict[TopicPartition, int]) -> bool:
+    def begin_at(self, starts: dict[TopicPartition, int]) -> bool:
         consumer = self._link.consumer
         # Seek all of them first: position() asks the brokers as long as any partition has no position.
         for partition, start in starts.items():
@@ -252,7 +224,7 @@ class KafkaConsuming(Reading[TopicPartition]):
         # poll() may have had its own reset in progress, which position() waits for; so check, and seek again.
         return all(consumer.position(partition, timeout_ms=CALL_MS) == start for partition, start in starts.items())
 
-    def _commit_later(self, offsets: dict[TopicPartition, int]) -> None:
+    def commit_later(self, offsets: dict[TopicPartition, int]) -> None:
         def answered(_: object, answer: object) -> None:
             self.on_commit(offsets, answer if isinstance(answer, Exception) else None)
 

@@ -16,6 +16,8 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
+from tornado.ioloop import IOLoop
+
 from ..asking import ask
 from ..errors import BrokerClosed, BrokerError
 from ..rules.quarantined import Quarantined
@@ -25,7 +27,7 @@ from .kafka_members import SoleReading
 from .kafka_options import KafkaOptions
 from .kafka_publisher import Outgoing, Publisher
 from .kafka_quarantined import QuarantineTopic
-from .kafka_reading import Reading
+from .kafka_reading import Reading, ReadingContext
 from .kafka_record_at import record_at
 from .port import Batch, BrokerCounters, BrokerStatus, Decoder, Judge, RecordAt
 
@@ -81,8 +83,8 @@ class KafkaFacade(ABC):
         return self._availability.status()
 
     @abstractmethod
-    def _reading(self, sink: Callable[[Batch], None], decode: Decoder) -> Reading[Any]:
-        """Create the consuming half for the current loop, not started."""
+    def _reading(self, context: ReadingContext) -> Reading[Any]:
+        """Create the consuming half, not started."""
 
     # -- consuming
 
@@ -92,7 +94,19 @@ class KafkaFacade(ABC):
         if self._consuming is not None:
             raise BrokerError("the broker has been started already")
         self._loop = asyncio.get_running_loop()
-        self._consuming = self._reading(sink, decode)
+        self._consuming = self._reading(
+            ReadingContext(
+                options=self._options,
+                publisher=self._publisher,
+                counters=self._counters,
+                availability=self._availability,
+                asking=self._asking_clients,
+                loop=IOLoop.current(),
+                sink=sink,
+                decode=decode,
+                sole=self._sole,
+            )
+        )
         self._consuming.start()
 
     async def stop_consuming(self) -> None:

@@ -11,9 +11,10 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Collection
-from typing import Any, ClassVar, Generic, Protocol, TypeVar
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 from tornado.ioloop import IOLoop
 
@@ -24,14 +25,16 @@ from ..rules.handoff import OffsetLedger, Span, WaterMarks
 from ..rules.pacing import ProbePace, Quiet
 from ..rules.rate import LineBudget, RateLimit
 from ..rules.records import Record
-from ..rules.topic_log import Committed, Log
+from ..rules.topic_log import Log
 from .kafka_availability import UNREACHABLE, Availability
+from .kafka_beginning import Beginning
 from .kafka_clients import KafkaClients
 from .kafka_handoff import Handoff
+from .kafka_library import CALL_S, FailureReader, GroupReader, P
 from .kafka_logs import LogWatch
 from .kafka_members import REBALANCE_PATIENCE_S, SoleReading, StandBy
 from .kafka_options import KafkaOptions
-from .kafka_positions import History, Plan, Start
+from .kafka_positions import History, Plan
 from .kafka_publisher import Publisher
 from .kafka_quarantine import Quarantine
 from .port import Batch, BrokerCounters, Decoder
@@ -40,10 +43,7 @@ POLL_S = 0.1
 QUIET_POLL_S = 0.5  # while only the brokers can cause work; a stop and a rebalance wait for its end
 MAX_PAUSE_S = 0.01  # between two batches, however many workers there are
 PAUSED_POLL_S = 0.02  # nothing is fetched while paused; this only bounds how late the end of a pause is noticed
-CALL_S = 2.0  # one request to the brokers: offsets, positions
 COMMIT_LOST_S = 30.0  # a commit without an answer for this long counts as lost; until then it is the only one
-FRESH_PATIENCE_S = 15.0  # for the owner of partition 0 to determine where a fresh group starts
-ID_PATIENCE_S = 5.0  # for the topic's id; without it the topic counts as unchanged
 NO_PARTITION_AFTER_S = 2.0  # without a partition: a leader that has just learned of the topic may still assign some
 SKIPPED_LINES = RateLimit(per_s=1, burst=20)
 
@@ -63,35 +63,28 @@ class JoinStuck(Exception):
     """The brokers answer, but the consumer has not become a member of the group for a long time."""
 
 
-class FailureReader(Protocol):
-    """Interprets the errors of a client library.
+@dataclass(frozen=True, slots=True)
+class ReadingContext:
+    """What the consuming half is given, whichever library reads.
 
-    :ivar failures: the exception classes that mean a failure of the brokers rather than of this program
+    :ivar asking: the clients for requests about the topic
+    :ivar sole: set if no other member of the group may read
     """
 
-    failures: tuple[type[Exception], ...]
-
-    def is_retriable(self, error: BaseException) -> bool:
-        """True if the same client may succeed later: timeouts, lost connections, elections."""
-
-    def is_refusal(self, error: BaseException) -> bool:
-        """True if the brokers refuse access."""
-
-    def describe(self, error: BaseException) -> str:
-        """One line about an error."""
-
-    def unreachable(self, error: BaseException) -> str | None:
-        """The advertised address of a broker, if connecting to it failed."""
+    options: KafkaOptions
+    publisher: Publisher
+    counters: BrokerCounters
+    availability: Availability
+    asking: KafkaClients
+    loop: IOLoop
+    sink: Callable[[Batch], None]
+    decode: Decoder
+    sole: SoleReading | None = None
 
 
-P = TypeVar("P")  # the library's type for a partition
-
-
-class Reading(ABC, Generic[P]):
+class Reading(GroupReader[P]):
     """Owns the consumer thread. Created, started and stopped on the IOLoop; everything private belongs to the thread.
 
-    :param asking: the clients for requests about the topic, whichever library reads
-    :param sole: set if no other member of the group may read
     :cvar pace_s: the pause between two batches at a high rate, without other workers
     :ivar mark: the metadata to commit with each offset
     :ivar stop_deadline: when a stop gives up waiting (monotonic clock); infinity while running
@@ -99,36 +92,25 @@ class Reading(ABC, Generic[P]):
 
     pace_s: ClassVar[float]
 
-    def __init__(
-        self,
-        options: KafkaOptions,
-        failures: FailureReader,
-        publisher: Publisher,
-        counters: BrokerCounters,
-        availability: Availability,
-        *,
-        asking: KafkaClients,
-        loop: IOLoop,
-        sink: Callable[[Batch], None],
-        decode: Decoder,
-        sole: SoleReading | None = None,
-    ) -> None:
+    def __init__(self, context: ReadingContext, failures: FailureReader) -> None:
+        options, counters, availability = context.options, context.counters, context.availability
         self._options, self._failures = options, failures
         # A worker's batches are as large as those of one gateway that reads everything.
         self._pause_s = min(self.pace_s * options.workers, MAX_PAUSE_S)
-        self._counters, self._availability, self._sole = counters, availability, sole
-        self._loop, self._decode = loop, decode
+        self._counters, self._availability, self._sole = counters, availability, context.sole
+        self._loop, self._decode = context.loop, context.decode
         self._stopping = threading.Event()
         self.stop_deadline = float("inf")
         self._has_consumer = False
         self._finished: Callable[[], None] | None = None
         marks = WaterMarks(high=options.high_water, low=options.low_water, high_bytes=options.high_water_bytes)
-        self._handoff = Handoff(marks, counters, loop=loop, sink=sink)
-        self._quarantine = Quarantine(options, publisher, counters, availability)
-        self._log_watch = LogWatch(asking, options)
+        self._handoff = Handoff(marks, counters, loop=context.loop, sink=context.sink)
+        self._quarantine = Quarantine(options, context.publisher, counters, availability)
+        self._log_watch = LogWatch(context.asking, options)
         # The books.
         self._assignment: Assignment[P] = Assignment()
         self._history = History()
+        self._beginning: Beginning[P] = Beginning(self, failures, self._history, self._log_watch)
         self._is_log_of_session = False  # the consumer's records may belong to this log
         self.mark = ""
         self._unresolved_since = 0.0
@@ -165,42 +147,6 @@ class Reading(ABC, Generic[P]):
     @abstractmethod
     def _session(self) -> None:
         """Run one consumer, from connecting until :meth:`stop` or an error."""
-
-    @abstractmethod
-    def _key(self, number: int) -> P:
-        """The results topic's partition with this number."""
-
-    @abstractmethod
-    def _number(self, partition: P) -> int: ...
-
-    @abstractmethod
-    def _member_id(self) -> str | None:
-        """This member's id in the group, while it is a member."""
-
-    @abstractmethod
-    def _numbers(self) -> Collection[int]:
-        """The results topic's partition numbers, as far as they are known."""
-
-    @abstractmethod
-    def _committed(self, partitions: Collection[P]) -> dict[P, Committed | None]:
-        """The group's committed offsets. Raises the library's errors, and so do the following methods."""
-
-    @abstractmethod
-    def _find_ends(self, partitions: Collection[P]) -> dict[P, int]: ...
-
-    @abstractmethod
-    def _find_beginnings(self, partitions: Collection[P]) -> dict[P, int]: ...
-
-    @abstractmethod
-    def _commit_and_wait(self, offsets: dict[P, int]) -> None: ...
-
-    @abstractmethod
-    def _begin_at(self, starts: dict[P, int]) -> bool:
-        """Read these partitions from these offsets. False: not possible now, try again."""
-
-    @abstractmethod
-    def _commit_later(self, offsets: dict[P, int]) -> None:
-        """Commit, and call :meth:`on_commit` on this thread with the answer."""
 
     def _special_trouble(self, error: BaseException) -> tuple[str, str] | None:
         """A one-word cause and the details of an error that is specific to this library."""
@@ -296,7 +242,7 @@ class Reading(ABC, Generic[P]):
 
     def _source(self, partition: P) -> str:
         """The name under which the partition's offsets are remembered."""
-        return (self._history.log or Log(None)).source(self._options.results_topic, self._number(partition))
+        return (self._history.log or Log(None)).source(self._options.results_topic, self.number(partition))
 
     def _pass_on(
         self, records: list[Record], spans: list[Span], offsets: list[int], sources: list[tuple[str, int]]
@@ -331,7 +277,7 @@ class Reading(ABC, Generic[P]):
         """Process what other threads have reported."""
         self._handoff.settle()
         ledgers = self._assignment.ledgers
-        positions = {self._number(partition): ledger.position for partition, ledger in ledgers.items()}
+        positions = {self.number(partition): ledger.position for partition, ledger in ledgers.items()}
         self._handoff.release(*self._quarantine.settle(positions))
 
     def settle_and_look(self, partitions: Collection[P]) -> bool:
@@ -349,15 +295,15 @@ class Reading(ABC, Generic[P]):
             return  # the next commit covers these offsets
         for partition, committed in offsets.items():
             self._assignment.note_committed(partition, committed)
-            self._history.note_committed(self._number(partition), committed)
+            self._history.note_committed(self.number(partition), committed)
 
     def give_up(self, partitions: Collection[P]) -> None:
         """These partitions were revoked: a late ``done`` changes no offset of theirs from now on. The others are read
         on, and this process stays a member of the group."""
         self._settle()
         for partition, left in self._assignment.remove(partitions).items():
-            self._history.give_up(self._number(partition), left.done, is_committed=left.is_committed)
-        self._handoff.release(*self._quarantine.forget({self._number(partition) for partition in partitions}))
+            self._history.give_up(self.number(partition), left.done, is_committed=left.is_committed)
+        self._handoff.release(*self._quarantine.forget({self.number(partition) for partition in partitions}))
 
     def forget(self) -> None:
         """The membership has ended, and with it the assignment."""
@@ -379,7 +325,7 @@ class Reading(ABC, Generic[P]):
 
     def _resolve_if_needed(self) -> None:
         assignment = self._assignment
-        if assignment.is_member and self._sole is not None and not self._sole.may_read(self._member_id):
+        if assignment.is_member and self._sole is not None and not self._sole.may_read(self.member_id):
             return
         if assignment.unresolved is None or time.monotonic() < self._resolve_at:
             return
@@ -392,83 +338,28 @@ class Reading(ABC, Generic[P]):
     def _resolve(self, assigned: set[P]) -> bool:
         """Begin these partitions at their starting points. Return False if those are unknown yet: try again."""
         try:
-            found = self._starting_points(assigned)
+            found = self._beginning.find(assigned, self._unresolved_since)
             if found is None:
                 return False
             plan, starts = found
             self._enter(plan)
-            if not self._begin_at(starts):
+            if not self.begin_at(starts):
                 return False
         except self._failures.failures as error:
             if not self._failures.is_retriable(error):
                 raise
             return False
         self._is_log_of_session = True
-        self._assignment.begin(starts, {self._key(number): offset for number, offset in plan.behind.items()})
+        self._assignment.begin(starts, {self.key(number): offset for number, offset in plan.behind.items()})
         return True
 
     def _resolve_none(self) -> bool:
         """Settle a membership without partitions, once the group has starting points: READY promises that a record
         produced from then on is handed over, by whichever member. Return False if it has none yet: try again."""
-        if time.monotonic() - self._unresolved_since < FRESH_PATIENCE_S and not self._has_group_begun():
+        if not self._beginning.has_group_begun(self._unresolved_since):
             return False
         self._assignment.begin({})
         return True
-
-    def _has_group_begun(self) -> bool:
-        """True if the group has the offset of some partition: they are all determined at once."""
-        try:
-            every = {self._key(number) for number in self._numbers()}
-            committed = self._committed(every) if every else {}
-        except self._failures.failures as error:
-            if not self._failures.is_retriable(error):
-                raise
-            return False
-        return any(offset is not None for offset in committed.values())
-
-    def _starting_points(self, assigned: set[P]) -> tuple[Plan, dict[P, int]] | None:
-        """Return the plan and each partition's starting point. Commit starting points that the group does not have."""
-        is_known, topic_id = self._find_topic_id()
-        if not is_known:
-            return None
-        every = {self._key(number) for number in self._numbers()} | assigned
-        committed = self._committed(every)
-        plan = self._history.plan(
-            {self._number(partition) for partition in assigned},
-            {self._number(partition): known for partition, known in committed.items()},
-            topic_id,
-        )
-        if plan.start is Start.WAIT and time.monotonic() - self._unresolved_since < FRESH_PATIENCE_S:
-            return None
-        rest = {self._key(number) for number in plan.rest}
-        starts = {self._key(number): start for number, start in plan.starts.items()}
-        to_commit = {self._key(number): plan.starts[number] for number in plan.uncommitted}
-        if plan.start is Start.BEGINNING:
-            to_commit |= self._find_beginnings(rest)
-        elif plan.start is not Start.NOWHERE:
-            to_commit |= self._find_ends(every if plan.start is Start.END_FOR_ALL else rest)
-        self.mark = plan.log.mark()
-        if to_commit:
-            # Before reading, so that after an early crash the records that arrive from now on are not lost.
-            self._commit_and_wait(to_commit)
-            for number in plan.rest:
-                self._history.done_here.pop(number, None)  # of a deleted topic of the same name
-        return plan, {
-            partition: starts[partition] if partition in starts else to_commit[partition] for partition in assigned
-        }
-
-    def _find_topic_id(self) -> tuple[bool, str | None]:
-        """Return whether the topic's id is certain, and the id. Blocks for at most :data:`CALL_S`."""
-        is_given_up = time.monotonic() - self._unresolved_since >= ID_PATIENCE_S
-        try:
-            topic_id = self._log_watch.wait_for_answer(CALL_S).topic_id
-        except Exception as error:  # of the brokers, a token endpoint, descriptors, threads
-            if is_given_up:
-                log.debug("topic id unknown", extra={"error": str(error)})
-            return is_given_up, None
-        # An earlier log's id comes from a broker that does not know of the new one yet; or, if it persists, from a
-        # cluster restored from an older copy.
-        return topic_id not in self._history.earlier or is_given_up, topic_id
 
     def _enter(self, plan: Plan) -> None:
         """Read the plan's log from now on. Raises LogReplaced if the consumer may hold records of another one."""
@@ -490,7 +381,7 @@ class Reading(ABC, Generic[P]):
         offsets = self.offsets_to_commit()
         if offsets:
             self._committing_until = now + COMMIT_LOST_S
-            self._commit_later(offsets)
+            self.commit_later(offsets)
 
     def _report_trouble(self, error: BaseException) -> None:
         special = self._special_trouble(error)
@@ -543,11 +434,11 @@ class Reading(ABC, Generic[P]):
         if state is not None:
             self._judge_log(state.topic_id)
         if state is not None and assignment.ledgers:
-            assignment.ends |= {self._key(number): ends.high for number, ends in state.ends.items()}
+            assignment.ends |= {self.key(number): ends.high for number, ends in state.ends.items()}
             self._report_lag()
         if assignment.ledgers and self._log_watch.is_due(now):
             self._handoff.recent.ask()
-            self._log_watch.ask([self._number(partition) for partition in assignment.ledgers], assignment.changes, now)
+            self._log_watch.ask([self.number(partition) for partition in assignment.ledgers], assignment.changes, now)
 
     def _judge_log(self, topic_id: str | None) -> None:
         """Start over if the topic has become another log."""

@@ -21,7 +21,7 @@ from cocoa_tornado.brokers.kafka_clients import KafkaClients
 from cocoa_tornado.brokers.kafka_options import KafkaOptions
 from cocoa_tornado.brokers.kafka_positions import Plan, Start
 from cocoa_tornado.brokers.kafka_publisher import Publisher
-from cocoa_tornado.brokers.kafka_reading import JoinStuck
+from cocoa_tornado.brokers.kafka_reading import JoinStuck, ReadingContext
 from cocoa_tornado.brokers.port import BrokerCounters, BrokerState
 from cocoa_tornado.rules.handoff import OffsetLedger
 from cocoa_tornado.rules.topic_log import Committed, Log
@@ -167,17 +167,9 @@ def books(receiver: Receiver, consumer: Consumer, start: int = 0, protocol: str 
     """A reading half whose thread is not started, so that a test can do the thread's work; partition 0 is its own."""
     options, counters = KafkaOptions(bootstrap=("127.0.0.1:1",), group_protocol=protocol), BrokerCounters()
     publisher = Publisher(options, KafkaClients(options), brokers_answer=lambda: True, room_again=lambda: None)
-    consuming = ConfluentConsuming(
-        options,
-        ConfluentClients(options),
-        publisher,
-        counters,
-        Availability(counters),
-        asking=KafkaClients(options),
-        loop=IOLoop.current(),
-        sink=receiver,
-        decode=decode,
-    )
+    loop, availability = IOLoop.current(), Availability(counters)
+    context = ReadingContext(options, publisher, counters, availability, KafkaClients(options), loop, receiver, decode)
+    consuming = ConfluentConsuming(context, ConfluentClients(options))
     consuming._current = session = Session(ConfluentClients(options), options)
     session.consumer = consumer  # type: ignore[assignment]
     session.trouble = Trouble()
@@ -270,10 +262,10 @@ async def test_a_consumer_that_does_not_come_to_read_what_it_was_assigned_is_rep
     consumer = Consumer()
     consuming = books(Receiver(), consumer)
     with pytest.raises(KafkaException):
-        consuming._commit_and_wait({1: 1})
+        consuming.commit_and_wait({1: 1})
     consuming.note_assignment({1})
     with pytest.raises(KafkaException):
-        consuming._commit_and_wait({1: 1})
+        consuming.commit_and_wait({1: 1})
     consuming._probed_at = consuming._assignment.changes
     consuming._unresolved_since -= confluent_consumer.JOIN_PATIENCE_S
     answer: Future[Answer] = Future()
@@ -365,7 +357,7 @@ async def test_without_a_thread_to_be_had_reading_goes_on(monkeypatch: pytest.Mo
     consuming._probe_if_due()
     assert not consuming._now.prober.is_asking()
     with pytest.raises(KafkaException):
-        consuming._commit_and_wait({1: 1})
+        consuming.commit_and_wait({1: 1})
     consuming._now.close()
     assert consuming._consumer.calls == [("close",)]  # type: ignore[attr-defined]  # a fake
 
@@ -657,7 +649,7 @@ async def test_with_the_consumer_protocol_only_what_is_revoked_is_given_up() -> 
     consuming = incremental(consumer, receiver)
     stays = consuming._assignment.ledgers[0]
     consuming._on_assign(consumer, named(1, 2))  # type: ignore[arg-type]
-    consuming._begin_at({1: 5, 2: 6})
+    consuming.begin_at({1: 5, 2: 6})
     consuming._assignment.begin({1: 5, 2: 6})
     consuming._fetching.paused = {0, 1, 2}
     consuming._route([record(0), record(1)])
@@ -704,7 +696,7 @@ async def test_with_the_consumer_protocol_what_is_read_can_begin_again_elsewhere
     """The log has been replaced."""
     consumer = Consumer()
     consuming = incremental(consumer)
-    consuming._begin_at({0: 5, 1: 6})
+    consuming.begin_at({0: 5, 1: 6})
     assert consumer.calls == [("remove", 0), ("add", (0, 5), (1, 6)), ("resume", 2)]
 
 
@@ -725,8 +717,8 @@ async def test_with_the_consumer_protocol_a_member_need_not_have_a_partition(
     answer: Future[Answer] = Future()
     answer.set_result(Answer({}, is_member=True))
     consuming._enter_answer(answer)
-    monkeypatch.setattr(consuming, "_numbers", lambda: [0])
-    monkeypatch.setattr(consuming, "_committed", lambda numbers: {0: Committed(0, None)})
+    monkeypatch.setattr(consuming, "numbers", lambda: [0])
+    monkeypatch.setattr(consuming, "committed", lambda numbers: {0: Committed(0, None)})
     consuming._resolve_if_needed()
     assert consuming._assignment.is_settled
 
@@ -758,7 +750,7 @@ async def test_a_pause_does_not_outlive_its_assignment() -> None:
     consuming._fetching._reading, consuming._fetching.paused = {0}, {0}
     consuming._on_revoke(consumer, [TopicPartition(RESULTS, 0)])  # type: ignore[arg-type]
     assert consumer.calls == [("resume", 1), ("unassign",)]
-    consuming._begin_at({0: 5})
+    consuming.begin_at({0: 5})
     assert consumer.calls[2:] == [("assign", 1), ("resume", 1)]
 
 
@@ -770,7 +762,7 @@ async def test_a_commit_without_an_answer_is_given_up_and_closed_only_behind_it(
     consumer = Consumer()
     consuming = books(Receiver(), consumer)
     with pytest.raises(KafkaException) as caught:
-        consuming._commit_and_wait({0: 5})
+        consuming.commit_and_wait({0: 5})
     assert consuming._failures.is_retriable(caught.value)
     consuming._now.close()
     assert consumer.calls == []
@@ -787,7 +779,7 @@ async def test_a_refused_commit_is_logged_with_the_reason() -> None:
 
     consumer.commit = refuse
     with pytest.raises(KafkaException) as caught:
-        books(Receiver(), consumer)._commit_and_wait({0: 5})
+        books(Receiver(), consumer).commit_and_wait({0: 5})
     assert caught.value is refusal
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from cocoa_tornado.brokers import kafka_reading
+from cocoa_tornado.brokers.kafka_beginning import Beginning
 from cocoa_tornado.brokers.kafka_reading import Reading
 from cocoa_tornado.brokers.port import BrokerState, QuarantineState
 from cocoa_tornado.errors import BrokerClosed, BrokerError
@@ -124,16 +125,16 @@ async def test_a_member_without_a_partition_is_ready_only_once_a_fresh_group_has
         pytest.skip("kafka-python has no KIP-848")
     await stand.create(stand.results)
     may_begin, waits = threading.Event(), [0]
-    starting_points, resolve_none = Reading._starting_points, Reading._resolve_none
+    find, resolve_none = Beginning.find, Reading._resolve_none
 
-    def look(reading: Reading[Any], assigned: set[Any]) -> Any:
-        return starting_points(reading, assigned) if may_begin.is_set() else None
+    def look(beginning: Beginning[Any], assigned: set[Any], since: float) -> Any:
+        return find(beginning, assigned, since) if may_begin.is_set() else None
 
     def look_with_none(reading: Reading[Any]) -> bool:
         waits[0] += 1
         return resolve_none(reading)
 
-    monkeypatch.setattr(Reading, "_starting_points", look)
+    monkeypatch.setattr(Beginning, "find", look)
     monkeypatch.setattr(Reading, "_resolve_none", look_with_none)
     monkeypatch.setattr(kafka_reading, "NO_PARTITION_AFTER_S", 0.0)
     brokers = [await stand.broker(group_protocol=protocol) for _ in range(2)]

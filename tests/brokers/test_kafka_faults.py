@@ -20,6 +20,7 @@ from cocoa_tornado.brokers.kafka_clients import KafkaClients
 from cocoa_tornado.brokers.kafka_connections import ProducerClient
 from cocoa_tornado.brokers.kafka_consumer import KafkaConsuming
 from cocoa_tornado.brokers.kafka_publisher import Publisher
+from cocoa_tornado.brokers.kafka_reading import ReadingContext
 from cocoa_tornado.brokers.port import BrokerCounters, BrokerState
 from cocoa_tornado.errors import RecordTooLarge
 from cocoa_tornado.rules.addressing import Headers
@@ -412,16 +413,9 @@ def books(stand: KafkaStand, receiver: Receiver) -> KafkaConsuming:
     options, counters = stand.options, BrokerCounters()
     clients = KafkaClients(options)
     publisher = Publisher(options, clients, brokers_answer=lambda: True, room_again=lambda: None)
-    return KafkaConsuming(
-        options,
-        clients,
-        publisher,
-        counters,
-        Availability(counters),
-        loop=IOLoop.current(),
-        sink=receiver,
-        decode=decode,
-    )
+    loop, availability = IOLoop.current(), Availability(counters)
+    context = ReadingContext(options, publisher, counters, availability, clients, loop, receiver, decode)
+    return KafkaConsuming(context, clients)
 
 
 async def test_a_batch_that_was_done_when_the_partitions_were_lost_is_not_read_again(python_stand: KafkaStand) -> None:

@@ -97,7 +97,7 @@ def books(member: KafkaFacade) -> dict[int, OffsetLedger]:
     """The books of each partition that it reads."""
     assert member._consuming is not None
     reading = member._consuming
-    return {reading._number(partition): books for partition, books in reading._assignment.ledgers.copy().items()}
+    return {reading.number(partition): books for partition, books in reading._assignment.ledgers.copy().items()}
 
 
 async def shared_out(*members: KafkaFacade) -> None:
