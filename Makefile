@@ -7,7 +7,7 @@
 #                else on a substitute, and on Redis if redis-server is installed
 #   make test-fast      the tests that start no process, in half a minute
 #   make test-all       all but the nightly tests, including those that stop servers, load the machine or run Whisper
-#   make test-lowest    what the libraries' versions may change, with the lowest ones that setup.py allows; without Kafka
+#   make test-lowest    the tests that depend on the libraries' versions, with the lowest that setup.py allows; without Kafka
 #   make test-lower     test-lowest, if one of the lowest versions is lower than the newest: what CI runs
 #   make test-nightly   all tests, including the longest, in random order, with ten times as many random examples; then
 #                those that need no Kafka with the lowest versions

@@ -151,7 +151,7 @@ class Pair:
 
 
 async def fill(mailbox: Mailbox, members: int) -> None:
-    """So many devices join the group, and are away."""
+    """This many devices join the group, and are not connected."""
     await mailbox.start()
     while mailbox.status().state is not MailboxState.READY:
         await asyncio.sleep(0.05)

@@ -5,7 +5,7 @@
     python -m bench.figures --names    also what the largest are, and each private part of a dependency
 
 It reads ``cocoa_tornado/`` and ``cli/``, and for words also README.rst, CONTRIBUTING.rst, ``docs/`` and ``examples/``.
-What a row counts is in :data:`ROWS`. Nothing is imported or run, so a commit may be as old as it likes.
+:data:`ROWS` defines the rows. Nothing is imported or run, so a commit of any age works.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ words in pages          the words in the documentation
 
 @dataclass(slots=True)
 class Figures:
-    """What was counted of one tree. Sizes come with the names that they belong to."""
+    """The counts of one tree. Sizes come with the names that they belong to."""
 
     modules: int = 0
     lines: int = 0
@@ -269,7 +269,7 @@ def table(trees: dict[str, Figures]) -> str:
 
 
 def details(figures: Figures) -> str:
-    """What the largest are, for people."""
+    """The names of the largest, for people."""
     lines = []
     for title, sizes in (("functions", figures.functions), ("methods", figures.methods)):
         lines.append(f"most {title}: " + ", ".join(f"{name} {size}" for size, name in _top(sizes)))

@@ -1,9 +1,10 @@
-"""What presence in Redis costs at the handshake, against presence in the process: ``python -m bench.handshakes``.
+"""Measures the cost of presence in Redis at the handshake, compared with presence in the process:
+``python -m bench.handshakes``.
 
 Two gateways run side by side on one core; devices connect to one and the other in turn, with a token each. Some rounds
 are a closed loop, with a fixed number of handshakes under way, and measure the gateway's CPU time. The others are an
-open loop: devices arrive at a fixed rate, however long the others take, and each time counts from the moment at which
-the device was to begin. Redis shares the other core with the devices, so its answers wait for them now and then.
+open loop: devices arrive at a fixed rate, and each time counts from the moment at which the device was due to begin.
+Redis shares the other core with the devices, so its answers wait for them now and then.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What Redis needs for several servers: ``python -m bench.redis_sizing``.
+"""Measures the needs of Redis for several servers: ``python -m bench.redis_sizing``.
 
 Measures, with the scripts that the gateway uses and a real Redis: the memory of devices that are held, and commands,
 bytes and CPU time of a claim, a release, a forwarded message and a notification of a mailbox (``doorbell``). Then works
@@ -54,7 +54,7 @@ class Cost:
 
 
 class Meter:
-    """What Redis does."""
+    """Measures the work of Redis."""
 
     def __init__(self, server: RedisServer) -> None:
         self._server, self._client = server, server.client()

@@ -111,7 +111,7 @@ class Stage:
 class Publisher:
     """Publishes to one device after the other, at a steady rate, until cancelled. One that is late catches up.
 
-    :ivar published: so many messages, which have these numbers
+    :ivar published: the number of published messages, which are numbered up to it
     """
 
     def __init__(self, devices: list[str], rate: float) -> None:

@@ -59,7 +59,7 @@ class Spans:
 
 @dataclass(slots=True)
 class Counts:
-    """What has happened to one or more devices.
+    """The counts for one or more devices.
 
     :ivar open: the times in which two or more connections of a device were open
     :ivar lasting: those of them that were longer than a hand-over
@@ -105,7 +105,7 @@ def count(visits: Sequence[Visit]) -> Counts:
 
 
 def late(old: Visit, new: Visit) -> list[Receipt]:
-    """What the older connection has received although it was published while the newer one was open."""
+    """The messages that the older connection received although they were published while the newer one was open."""
     return [one for one in old.receipts if new.admitted < one.published < new.ended]
 
 

@@ -210,7 +210,7 @@ class Place:
         return 0
 
     async def await_ready(self, workers: int) -> None:
-        """Wait until it is ready, with so many workers."""
+        """Wait until it is ready, with this many workers."""
         while workers and len(family(self.gateway.pid)) <= workers:
             await asyncio.sleep(0.05)
         await self.gateway.await_ready()

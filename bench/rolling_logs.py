@@ -1,4 +1,4 @@
-"""What the servers' logs say about a rolling restart: when each has answered handshakes, and what it warned of."""
+"""Evaluates the servers' logs of a rolling restart: when each has answered handshakes, and what it warned of."""
 
 from __future__ import annotations
 

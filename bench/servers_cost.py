@@ -95,7 +95,7 @@ class Costs:
 
 @contextlib.contextmanager
 def group(stage: Stage, contender: Contender, count: int, name: str) -> Iterator[Group]:
-    """So many gateways, and a topic of one partition."""
+    """This many gateways, and a topic of one partition."""
     create_topic(stage.bootstrap, name, 1)
     secret = secrets.token_hex(32)
     environ = os.environ | pythonpath() | {"COCOA_JWT_SECRET": secret}

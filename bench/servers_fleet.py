@@ -22,8 +22,8 @@ WAYS_TO_END: Final = {"close": 4, "abort": 4, "silence": 2}
 class Roamer(Visitor):
     """One device. Its connections carry a number of their own, which it publishes, so that their generations are known.
 
-    A *rival* is a second client with the token of a device that is connected. What it is answered goes into the
-    history; if it is admitted, it goes at once.
+    A *rival* is a second client with the token of a device that is connected. Answers go into the history; if it is
+    admitted, it goes at once.
 
     :param urls: return the servers' addresses
     """

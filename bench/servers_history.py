@@ -1,4 +1,4 @@
-"""What the devices of several servers have seen, for a check with Porcupine (``porcupine/main.go``)."""
+"""The history that the devices of several servers have seen, for a check with Porcupine (``porcupine/main.go``)."""
 
 from __future__ import annotations
 
