@@ -21,6 +21,7 @@ COMMANDS: Final = {
     "requeue": "admin_quarantine",
     "tail": "admin_tail",
     "top": "admin_top",
+    "overview": "admin_overview",
 }
 """Each command with its module."""
 

@@ -20,7 +20,7 @@ from testing.waiting import eventually
 from ..any_text import assert_done_or_plain_line
 from ..harness import Harness
 from ..hostile_answers import HOSTILE, answer, answering, without_length
-from .conftest import admin_token
+from .conftest import StartAdmin, admin_token
 from .operator import done, fails, invoke, json_of, run, words
 from .test_cli_hostile import NASTY
 
@@ -186,6 +186,42 @@ def test_an_event_that_does_not_end_is_refused(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(server_sent_events, "MAX_BLOCK_BYTES", 10)
     with pytest.raises(TooLong):
         EventParser().feed(b"data: 123456")
+
+
+# -- overview
+
+
+async def test_overview_shows_the_servers_and_what_they_have_counted(start_admin: StartAdmin) -> None:
+    gateway = await start_admin(server_name="here", mailbox="memory://")
+    await gateway.raw("doll")
+    assert (await gateway.upgrade(gateway.token("late", lifetime_s=-60))).response.status == 401
+    await gateway.publish("away", "later")
+    await eventually(lambda: gateway.gateway.counters.kept == 1)
+    lines = [words(line) for line in await done(gateway, "overview")]
+    assert lines[0] == ["SERVER", "STATE", "VERSION", "STARTED", "CONNECTIONS", "DEVICES", "BEHIND"]
+    assert (lines[1][:2], lines[1][-3:-1]) == (["here", "ready"], ["1", "1"])
+    assert lines[3] == ["COUNTED", "LAST HOUR", "SINCE THE START"]
+    for line in (["records read", "1", "1"], ["messages kept for later", "1", "1"], ["connections refused", "1", "1"]):
+        assert line in lines
+    at = lines.index(["REFUSED", "LAST HOUR", "SINCE THE START"])
+    assert lines[at + 1] == ["expired", "1", "1"]
+    assert lines[-1][0].startswith("Kept in boxes, written ones included: 1 message, ")
+    assert [row["server"] for row in (await json_of(gateway, "overview"))["servers"]] == ["here"]
+
+
+def test_overview_takes_canary_messages_out_of_the_records_read_and_says_what_fails() -> None:
+    row: dict[str, object] = dict.fromkeys(("server", "version", "started_at"), NASTY)
+    row |= {"connections": 1, "devices": 1, "failing": [NASTY], "lag": None, "waiting": None}
+    row |= {"counters": {"read": 10, "canaries": 4, "leaked": 2}, "refused": {NASTY: 3}, "closed": {}}
+    recent = {"counters": {"canaries": 1}, "refused": {}, "closed": {}}
+    body = {"servers": [row, row | {"recent": recent}], "missing": []}  # the first is of the last release
+    with answering(lambda send: send(answer(json.dumps(body).encode()))) as url:
+        result = invoke("overview", "--url", url, env={"COCOA_ADMIN_TOKEN": "a.b.c"})
+    assert all(line.isprintable() for line in result.stdout.splitlines())
+    lines = [words(line) for line in result.stdout.splitlines()]
+    assert ["records read", "5", "12"] in lines
+    assert ["messages that reached the wrong canary", "2", "4"] in lines
+    assert lines[1][1].startswith("not ready: ")
 
 
 # -- top
