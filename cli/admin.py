@@ -7,6 +7,8 @@ from typing import Final
 
 import click
 
+from .interrupts import dying_of_interrupts
+
 COMMANDS: Final = {
     "devices": "admin_devices",
     "device": "admin_devices",
@@ -35,11 +37,16 @@ class AdminGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        command: click.Command = getattr(importlib.import_module(f".{COMMANDS[cmd_name]}", __package__), cmd_name)
+        with dying_of_interrupts():
+            command: click.Command = getattr(importlib.import_module(f".{COMMANDS[cmd_name]}", __package__), cmd_name)
         return command
 
 
-@click.group(cls=AdminGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(
+    cls=AdminGroup,
+    short_help="Inspect and control a live deployment.",
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
 def admin() -> None:
     """Inspect and control the devices and messages of a live deployment.
 

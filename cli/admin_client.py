@@ -18,6 +18,8 @@ from cocoa_tornado.plain_text import one_line
 from cocoa_tornado.probe.target import Target, connect_problem
 from cocoa_tornado.probe.wire import NotHttpError, Response, exchange
 
+from .options import WrongUsage
+
 BASE: Final = "/api/v1/admin"
 AGENT: Final = "cocoa-admin"
 MAX_BODY_BYTES: Final = 64 * 1024 * 1024
@@ -46,7 +48,9 @@ class Unavailable(AdminError):
 
 def in_path(text: str) -> str:
     """Percent-encode an id as one segment of a path. The bytes of an id that is not UTF-8 (from the command line) are
-    kept."""
+    kept. Raises WrongUsage for an empty id, with which the path would be another one."""
+    if not text:
+        raise WrongUsage("An id must not be empty.")
     return quote(text, safe="", errors="surrogateescape")
 
 

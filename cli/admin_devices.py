@@ -107,7 +107,7 @@ def _all_pages(admin: Admin, path: str, query: dict[str, str | None], after: str
 @admin_command("device")
 @click.argument("device_id", metavar="DEVICE")
 def device(admin: Admin, device_id: str) -> None:
-    """Show a device: its connections, its box, its last events and messages, and whether it is blocked.
+    """Show a device. That is: its connections, box, last events and messages, and whether it is blocked.
 
     The box has the messages that wait for the device; "acknowledged" is the number of the last message that it has
     acknowledged in each lane. The events are the last 20 that the servers remember: connected, refused (with the HTTP
@@ -184,7 +184,12 @@ def block(admin: Admin, device_id: str, until: str | None, duration: str | None)
         raise WrongUsage("--until and --for are mutually exclusive.")
     end = until if duration is None else _in(duration)
     body = b"" if end is None else json.dumps({"until": end}).encode()
-    answer = admin.ask("PUT", f"/devices/{in_path(device_id)}/block", body=body)
+    try:
+        answer = admin.ask("PUT", f"/devices/{in_path(device_id)}/block", body=body)
+    except AdminError as error:
+        if end is not None and error.message == "Invalid until":
+            raise AdminError("the end of the block is not in the future") from error
+        raise
     how_long = "until it is unblocked" if end is None else f"until {plain(answer.value['until'])}"
     closed = answer.value["closed"]
     admin.show(answer, [f"Blocked {plain(device_id)} {how_long}; closed {_counted(closed, 'connection')}."])

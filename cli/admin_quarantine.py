@@ -40,7 +40,7 @@ class Place(click.ParamType[tuple[int, int]]):
     "--limit",
     type=click.IntRange(1, MAX_LIMIT),
     metavar="N",
-    help=f"The most records to list, 1 to {MAX_LIMIT:,}.  [default: 100]",
+    help="The most records to list.  [default: 100]",
 )
 @click.option("--value", "only_value", is_flag=True, help="Print the value of the record, and nothing else.")
 def quarantine(admin: Admin, place: tuple[int, int] | None, limit: int | None, only_value: bool) -> None:

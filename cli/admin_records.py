@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, BinaryIO, Final
@@ -11,6 +12,7 @@ import click
 
 from cocoa_tornado.admin.requests import user_of
 from cocoa_tornado.plain_text import quoted
+from cocoa_tornado.rules.addressing import MAX_KEY_BYTES
 from cocoa_tornado.rules.durations import parse_duration_s
 
 from .options import WrongUsage
@@ -79,7 +81,7 @@ def record_of(options: Mapping[str, Any], now: datetime | None = None) -> bytes:
     for name in ("priority", "collapse_key"):
         record |= {} if options[name] is None else {name: options[name]}
     record |= {} if options["ttl"] is None else {"ttl": _ttl(options["ttl"])}
-    record |= {} if options["message_id"] is None else {"id": options["message_id"]}
+    record |= {} if options["message_id"] is None else {"id": _message_id(options["message_id"])}
     record |= dict(_field(text) for text in options["fields"])
     return _encoded(record)
 
@@ -140,6 +142,13 @@ def _field(text: str) -> tuple[str, Any]:
         return name, json.loads(value)
     except (ValueError, RecursionError):
         return name, value
+
+
+def _message_id(text: str) -> str:
+    """A record with any other ``id`` is valid, but has no name in traces."""
+    if not 0 < len(os.fsencode(text)) <= MAX_KEY_BYTES:
+        raise WrongUsage(f"--id: 1 to {MAX_KEY_BYTES} bytes of UTF-8.")
+    return text
 
 
 def _ttl(text: str) -> int:

@@ -9,6 +9,7 @@ import click
 
 from cocoa_tornado import __version__
 
+from .interrupts import dying_of_interrupts
 from .one_line import OneLineGroup
 
 COMMANDS: Final = ("admin", "mint-token", "probe-device", "serve")
@@ -24,7 +25,8 @@ class LazyGroup(OneLineGroup):
         if cmd_name not in COMMANDS:
             return None
         name = cmd_name.replace("-", "_")
-        command: click.Command = getattr(importlib.import_module(f".{name}", __package__), name)
+        with dying_of_interrupts():
+            command: click.Command = getattr(importlib.import_module(f".{name}", __package__), name)
         return command
 
 

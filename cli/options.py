@@ -44,8 +44,13 @@ class Seconds(click.FloatRange):
     """A number of seconds in a range. Rejects NaN, which click.FloatRange accepts."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        seconds = super().convert(value, param, ctx)
-        return seconds if math.isfinite(seconds) else self.fail(f"{quoted(str(value))} is not a number of seconds.")
+        try:
+            seconds = float(value)
+        except ValueError:
+            seconds = math.nan
+        if not math.isfinite(seconds):
+            self.fail(f"{quoted(str(value))} is not a number of seconds.")
+        return super().convert(value, param, ctx)
 
 
 class SettingOption(click.Option):
@@ -144,4 +149,5 @@ def _help(setting: Setting) -> str:
         notes.append(f"default: {setting.default_text}")
     if setting.is_list:
         notes.append("repeatable")
-    return f"{setting.summary}  [{'; '.join(notes)}]" if notes else setting.summary
+    summary = setting.summary.replace("``", "")  # which the documentation has
+    return f"{summary}  [{'; '.join(notes)}]" if notes else summary

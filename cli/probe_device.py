@@ -214,6 +214,8 @@ def probe_device(url: str, **options: object) -> None:
     except KeyboardInterrupt:
         # Ctrl-C ends --listen successfully, but interrupted checks have not passed.
         succeeded = request.listen_s is not None
+        if not succeeded:
+            click.echo("Interrupted", err=True)
     raise SystemExit(0 if succeeded else 1)
 
 

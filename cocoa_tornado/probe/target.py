@@ -124,8 +124,11 @@ def connect_problem(target: Target, error: BaseException) -> str:
         return f"the certificate of {where} is not trusted: {reason} ({ways_out})"
     if isinstance(error, ssl.SSLError):
         return f"TLS with {where} fails: {_reason(error)} (is it a plain ws:// port?)"
+    hint = " (does this port speak TLS?)" if target.secure else ""
     if isinstance(error, TimeoutError):
-        return f"cannot connect to {where}: no answer in time"
+        return f"cannot connect to {where}: no answer in time{hint}"
+    if isinstance(error, ConnectionResetError):
+        return f"cannot connect to {where}: Connection reset by peer{hint}"
     return f"cannot connect to {where}: {_reason(error)}"
 
 

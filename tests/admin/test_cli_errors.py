@@ -67,6 +67,12 @@ async def test_no_output_has_the_token(gateway: Harness) -> None:
 # -- problems
 
 
+def test_an_empty_id_is_wrong_usage_and_not_another_path() -> None:
+    for command in ("device", "kick", "block", "unblock", "trace", "empty"):
+        arguments = ["--yes"] if command == "empty" else []
+        fails(invoke(command, "", *arguments, env={"COCOA_ADMIN_TOKEN": "a.b.c"}), "An id must not be empty.", 2)
+
+
 async def test_with_json_a_refusal_of_the_api_is_json_with_its_status(gateway: Harness) -> None:
     for arguments, refusal in (
         (("device", "doll"), {"message": "Unknown device", "status": 404}),

@@ -78,6 +78,8 @@ async def test_a_whole_record_is_sent_as_it_is(gateway: Harness, tmp_path: Path,
         (("--device", "d", "--ttl", "0.5"), "--ttl: whole seconds"),
         (("--device", "d", "--priority", "urgent"), "urgent"),
         (("--device", "d", "--field", "x"), "NAME=VALUE"),
+        (("--device", "d", "--id", ""), "--id: 1 to 64 bytes"),
+        (("--device", "d", "--id", "ä" * 33), "--id: 1 to 64 bytes"),
         (("--device", "\udcff"), "not UTF-8"),
     ],
 )

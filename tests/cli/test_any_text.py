@@ -156,6 +156,7 @@ def test_any_secret_of_a_probe_is_taken_or_one_plain_line(folder: Path, text: st
     ("arguments", "problem"),
     [
         (("--timeout", "nan"), "'nan' is not a number of seconds"),
+        (("--timeout", "5s"), "'5s' is not a number of seconds"),
         (("--idle", "nan"), "'nan' is not a number of seconds"),
         (("--listen", "-nan"), "'-nan' is not a number of seconds"),
         (("--device-id", "\udcff"), "--device-id"),
