@@ -281,6 +281,7 @@ class Utterance:
 
         :raises AudioNotDecodable: it is not in the declared format
         :raises AudioTooLong: longer than an utterance may be
+        :raises SpeechBusy: its audio has come too slowly, and another stream has taken its place
         :raises EngineFailed: the engine failed; a failure record was published
         """
         if not data:
@@ -457,6 +458,8 @@ def _outcome_of(error: SpeechError) -> tuple[str, str]:
         return "not_decodable", transcripts.NOT_DECODABLE
     if isinstance(error, AudioTooLong):
         return "too_long", transcripts.TOO_LONG
+    if isinstance(error, SpeechBusy):
+        return "busy", transcripts.BUSY
     return "failed", transcripts.RECOGNITION_FAILED
 
 

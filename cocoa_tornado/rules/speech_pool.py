@@ -12,7 +12,8 @@ what :meth:`Roster.plan` returns. All decisions are made here. The life of a wor
 
 Workers are for audio that is available. A stream that is behind (``pace.py``) while others wait with theirs is
 *parked*: it gives its worker back, and waits for one again when it has enough audio or has ended. A stream that has not
-begun is parked too if it would keep others out of the queue. Parked streams take no room in the queue.
+begun is parked too if it would keep others out of the queue. Parked streams take no room in the queue. If as many are
+parked as may be, a new stream takes the place of the one that has been parked longest.
 
 The pool numbers streams and workers, and never reuses a number.
 """
@@ -43,6 +44,9 @@ MAX_PARKED: Final = 256
 """Streams that may be parked, or wait again after that, beyond the queue. Each may hold 256 KiB that no worker has seen
 (``kept_audio.py``), so this bounds the memory, and how long streams wait that resume together."""
 
+PARKED_AT_LEAST_S: Final = 10.0
+"""A parked stream keeps its place for so long. By then it has sent nothing, or too little for a second attempt."""
+
 SHORTEST_RETRY_S: Final = 1.0
 LONGEST_RETRY_S: Final = 60.0
 
@@ -53,7 +57,7 @@ class PoolLimits:
     :ivar queue: streams that may wait for one
     :ivar stall_s: a worker that has work and shows no progress for this long is stuck
     :ivar load_s: the same for a worker that loads its model
-    :ivar parked: streams without a worker, beyond the queue; at this number new streams are refused
+    :ivar parked: streams without a worker, beyond the queue; at this number a new stream evicts one, or is refused
     """
 
     workers: int
@@ -77,7 +81,7 @@ class StreamVerdict(enum.Enum):
     """What happens to a stream that arrives."""
 
     WAITS = "waits"  # the next plan may assign it at once
-    BUSY = "busy"  # the queue is full, or too many are parked
+    BUSY = "busy"  # the queue is full, or too many are parked that none of them can be evicted
     HOPELESS = "hopeless"  # no worker has come up for a while
 
 
@@ -115,12 +119,14 @@ class Plan:
     """Everything to do now, in this order.
 
     :ivar given_up: streams that waited while no worker could be started
+    :ivar evicted: streams that were parked, and whose places new ones have taken
     :ivar load: start one more worker
     :ivar again_at: ask for the next plan by then if nothing happens before; None: no need
     """
 
     kill: tuple[Kill, ...] = ()
     given_up: tuple[int, ...] = ()
+    evicted: tuple[int, ...] = ()
     assign: tuple[Assign, ...] = ()
     take_back: tuple[TakeBack, ...] = ()
     load: bool = False
@@ -164,7 +170,8 @@ class Roster:
     _workers: dict[int, _Worker] = field(default_factory=dict)
     _waiting: deque[int] = field(default_factory=deque)
     _silent: dict[int, float] = field(default_factory=dict)  # waiting streams without audio yet, and since when
-    _parked: set[int] = field(default_factory=set)
+    _parked: dict[int, float] = field(default_factory=dict)  # and since when; the longest first
+    _evicted: list[int] = field(default_factory=list)  # since the last plan
     _pinned: set[int] = field(default_factory=set)  # streams with a worker that can't be parked
     _load_not_before: float = 0.0
     _fitting: int = 0  # workers that fit in memory, as far as is known
@@ -225,7 +232,9 @@ class Roster:
         room = self.limits.queue + free
         if len(self._waiting) >= room:
             self._park_silent(now)
-        if len(self._waiting) >= room or len(self._waiting) + len(self._parked) >= room + self.limits.parked:
+        if len(self._waiting) >= room:
+            return StreamVerdict.BUSY
+        if len(self._waiting) + len(self._parked) >= room + self.limits.parked and not self._evict(now):
             return StreamVerdict.BUSY
         self._waiting.append(stream)
         if is_silent:
@@ -236,7 +245,7 @@ class Roster:
         """A silent stream has begun, or a parked one has enough audio, or has ended. Return False if it already waits
         or has a worker."""
         if stream in self._parked:
-            self._parked.discard(stream)
+            del self._parked[stream]
             self._waiting.append(stream)
             return True
         return self._silent.pop(stream, None) is not None
@@ -247,7 +256,7 @@ class Roster:
 
     def leave(self, stream: int) -> int | None:
         """The stream's owner is done with it. If a worker has the stream, return the worker: send it CANCEL."""
-        self._parked.discard(stream)
+        self._parked.pop(stream, None)
         self._pinned.discard(stream)
         for worker in self._workers.values():
             if worker.stream == stream:
@@ -386,7 +395,8 @@ class Roster:
             times.append(load_at)
         if self._unserved() > 0:
             times += [at for worker in self._workers.values() if (at := self._behind_at(worker)) is not None]
-        return Plan(kill, given_up, assign, take_back, load, min(times, default=None))
+        evicted, self._evicted = tuple(self._evicted), []
+        return Plan(kill, given_up, evicted, assign, take_back, load, min(times, default=None))
 
     def _load_at(self) -> float | None:
         """When one more worker may be started; None: not until something happens."""
@@ -441,7 +451,7 @@ class Roster:
         for _, worker in behind[: max(0, self._unserved())]:
             assert worker.stream is not None
             taken.append(TakeBack(worker.number, worker.stream))
-            self._parked.add(worker.stream)
+            self._parked[worker.stream] = now
             worker.phase, worker.stream = WorkerPhase.DRAINING, None
         return taken
 
@@ -450,4 +460,13 @@ class Roster:
             if now - since >= SILENT_S:
                 del self._silent[stream]
                 self._waiting.remove(stream)
-                self._parked.add(stream)
+                self._parked[stream] = now
+
+    def _evict(self, now: float) -> bool:
+        """Make room for a stream by ending the one that has been parked longest, if that is long enough."""
+        longest = next(iter(self._parked.items()), None)
+        if longest is None or now - longest[1] < PARKED_AT_LEAST_S:
+            return False
+        del self._parked[longest[0]]
+        self._evicted.append(longest[0])
+        return True

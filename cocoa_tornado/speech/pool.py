@@ -273,6 +273,9 @@ class WorkerPool:
                 self._carry_out(kill)
             for number in plan.given_up:
                 self._waiting.pop(number).settle(EngineFailed(self._trouble))
+            for number in plan.evicted:
+                busy = SpeechBusy("too many streams wait, and its audio comes too slowly", self._roster.retry_after_s())
+                self._waiting.pop(number).settle(busy)
             for assign in plan.assign:
                 self._assign(assign)
             for take_back in plan.take_back:

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable
 from typing import Protocol
 
-from ..errors import EngineFailed, SpeechError
+from ..errors import EngineFailed, SpeechBusy, SpeechError
 from ..rules.byte_budget import ByteBudget
 from ..rules.kept_audio import KeptAudio
 from . import wire
@@ -112,4 +112,6 @@ class PooledStream:
     def _raise_if_lost(self) -> None:
         if isinstance(self._result, SpeechError):
             # Raise a new exception each time, because each raise extends the traceback.
+            if isinstance(self._result, SpeechBusy):
+                raise SpeechBusy(str(self._result), self._result.retry_after_s)
             raise type(self._result)(str(self._result))

@@ -86,8 +86,9 @@ class SpeechEngine(Protocol):
 
     - *Isolation*: a stream's text comes from its own audio only, however many streams run at once.
     - *Streaming*: work begins with the first bytes; the memory of all streams together is bounded.
-    - *Bound*: at most ``workers`` streams run and ``queue`` wait; another raises SpeechBusy at once. It also does if
-      too many streams are parked.
+    - *Bound*: at most ``workers`` streams run and ``queue`` wait; another raises SpeechBusy at once. If too
+      many streams are parked, it takes the place of the one that has been parked longest, which fails with SpeechBusy,
+      but not within 10 s of being parked.
     - *Available audio*: a stream that is two seconds behind, while others wait with their audio, loses its worker to
       them and does not count as waiting. When it has more audio, or ends, it is processed from its beginning: the
       transcript is the same, and no interim is older than those already published.

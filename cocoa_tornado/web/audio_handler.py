@@ -217,6 +217,8 @@ class AudioStreamHandler(EarlyAnswers):
             self.refuse(400, f"Audio not decodable: {error}")
         elif isinstance(error, AudioTooLong):
             self.refuse(413, "Audio too long")
+        elif isinstance(error, SpeechBusy):
+            self._refuse_busy(error.retry_after_s)
         else:
             self.refuse(502, "Speech recognition failed")
 

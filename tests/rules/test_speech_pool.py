@@ -15,6 +15,7 @@ from cocoa_tornado.rules.speech_pool import (
     MAX_MEMORY_PAUSE_S,
     MEMORY_PAUSE_S,
     MEMORY_TRIAL_S,
+    PARKED_AT_LEAST_S,
     PoolLimits,
     Roster,
     StreamVerdict,
@@ -46,7 +47,7 @@ class Pool(RuleBasedStateMachine):
         self.waited_s: dict[int, float] = {}  # by worker
         self.waiting: list[int] = []
         self.silent: dict[int, float] = {}  # of those, without audio, and since when
-        self.parked: set[int] = set()
+        self.parked: dict[int, float] = {}  # and since when
         self.came_back: set[int] = set()  # after having been parked
         self.pinned: set[int] = set()
 
@@ -59,7 +60,7 @@ class Pool(RuleBasedStateMachine):
         for stream in [stream for stream in self.silent if self.roster.is_parked(stream)]:
             assert self.now - self.silent.pop(stream) >= SILENT_S
             self.waiting.remove(stream)
-            self.parked.add(stream)
+            self.parked[stream] = self.now
         if admission is StreamVerdict.WAITS:
             self.waiting.append(self.numbers)
             if is_silent:
@@ -67,6 +68,8 @@ class Pool(RuleBasedStateMachine):
         elif admission is StreamVerdict.BUSY and len(self.waiting) + len(self.parked) < LIMITS.queue + LIMITS.parked:
             assert len(self.waiting) >= LIMITS.queue
             assert all(self.now - since < SILENT_S for since in self.silent.values()), "kept out by nothing"
+        elif admission is StreamVerdict.BUSY and len(self.waiting) < LIMITS.queue:
+            assert all(self.now - since < PARKED_AT_LEAST_S for since in self.parked.values()), "kept out by drips"
         self.plan()
         return self.numbers
 
@@ -76,7 +79,7 @@ class Pool(RuleBasedStateMachine):
         assert self.roster.has_audio(stream) is is_news
         self.silent.pop(stream, None)
         if stream in self.parked:
-            self.parked.discard(stream)
+            del self.parked[stream]
             self.waiting.append(stream)
             self.came_back.add(stream)
         self.plan()
@@ -92,7 +95,7 @@ class Pool(RuleBasedStateMachine):
     def leave(self, stream: int) -> None:
         worker = self.roster.leave(stream)
         self.silent.pop(stream, None)
-        self.parked.discard(stream)
+        self.parked.pop(stream, None)
         if stream in self.waiting:
             self.waiting.remove(stream)
             assert worker is None
@@ -167,6 +170,9 @@ class Pool(RuleBasedStateMachine):
             for stream in plan.given_up:
                 self.waiting.remove(stream)
                 self.silent.pop(stream, None)
+            for stream in plan.evicted:
+                assert self.now - self.parked[stream] >= PARKED_AT_LEAST_S
+                assert self.parked.pop(stream) <= min(self.parked.values(), default=self.now), "not the longest"
             for assign in plan.assign:
                 assert self.ready()[0] == assign.stream, "out of turn"
                 self.waiting.remove(assign.stream)
@@ -179,7 +185,7 @@ class Pool(RuleBasedStateMachine):
             for take_back in plan.take_back:
                 assert take_back.stream not in self.pinned
                 assert self.has.pop(take_back.worker) == take_back.stream
-                self.parked.add(take_back.stream)
+                self.parked[take_back.stream] = self.now
                 self.roster.sent(take_back.worker, 0, self.now, ended=True)
             if not plan.load:
                 return
@@ -407,7 +413,7 @@ def test_no_more_streams_are_without_a_worker_than_the_queue_and_the_parked_ones
     one = ready(PoolLimits(1, 2, 10.0, 60.0, parked=3))
     at_work(one, 7, 0.0)
     now, admitted = 0.0, []
-    for stream in range(10, 30):
+    for stream in range(10, 16):
         if one.arrive(stream, now, is_silent=True) is StreamVerdict.WAITS:
             admitted.append(stream)
         now += SILENT_S
@@ -418,6 +424,28 @@ def test_no_more_streams_are_without_a_worker_than_the_queue_and_the_parked_ones
     assert one.arrive(30, now) is StreamVerdict.BUSY
     one.leave(admitted[0])
     assert one.arrive(31, now) is StreamVerdict.BUSY, "the queue is still full"
+
+
+def test_a_new_stream_takes_the_place_of_the_one_that_has_been_parked_longest_and_for_ten_seconds() -> None:
+    """Otherwise 256 devices whose audio drips keep all others out."""
+    one = ready(PoolLimits(1, 2, 10.0, 60.0, parked=3))
+    at_work(one, 7, 0.0)
+    now, admitted = 0.0, list[int]()
+    while len(admitted) < 5:
+        admitted.append(len(admitted) + 10)
+        assert one.arrive(admitted[-1], now, is_silent=True) is StreamVerdict.WAITS
+        now += SILENT_S
+    parked_at = 2 * SILENT_S
+    assert one.parked == 4
+    assert one.arrive(20, parked_at + PARKED_AT_LEAST_S - 0.1) is StreamVerdict.BUSY
+    assert one.plan(parked_at + PARKED_AT_LEAST_S - 0.1, judge=False).evicted == ()
+    one.leave(admitted.pop())
+    assert one.arrive(21, parked_at + PARKED_AT_LEAST_S) is StreamVerdict.WAITS
+    assert one.arrive(22, parked_at + PARKED_AT_LEAST_S) is StreamVerdict.WAITS
+    assert one.plan(parked_at + PARKED_AT_LEAST_S, judge=False).evicted == (10,)
+    assert one.plan(parked_at + PARKED_AT_LEAST_S, judge=False).evicted == ()
+    assert not one.is_parked(10)
+    assert not one.has_audio(10)
 
 
 def test_a_worker_that_works_on_what_it_has_consumed_is_not_taken_from_its_stream() -> None:

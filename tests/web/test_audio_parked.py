@@ -85,6 +85,32 @@ async def test_an_utterance_over_the_websocket_that_stops_lets_others_be_heard(s
     assert (await hear(device))["text"] == "hellos"
 
 
+@pytest.mark.logs("cocoa.transcriber", "audio stream failed", optional=True)
+async def test_streams_that_drip_keep_no_other_out_and_the_longest_parked_is_429(
+    start_gateway: StartGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cocoa_tornado.rules.speech_pool.PARKED_AT_LEAST_S", 0.0)
+    gateway, pool = await start(start_gateway)
+    pool._roster.limits = replace(pool._roster.limits, parked=1, queue=1)
+    first = await upload(gateway, "first")
+    first.chunk(b"dr")
+    await eventually(lambda: pool.status().busy == 1)
+    second = await gateway.connect("second")
+    await second.send(b"dr")
+    await eventually(lambda: pool.status().parked == 1)
+    third = await upload(gateway, "third")
+    third.chunk(b"dr")
+    await eventually(lambda: pool.status().parked == 2)
+    assert text_of(await post(gateway, "doll", b"quick!")) == "quick!"
+    first.chunk(b"ip")
+    answer = await first.answer()
+    assert (answer.status, "retry-after" in answer.headers) == (429, True)
+    assert text_of(await third.end()) == "dr"
+    await second.send(b"ip|")
+    assert (await hear(second))["text"] == "drip"
+    assert (await gateway.metrics())['cocoa_speech_streams_total{outcome="busy"}'] == 1
+
+
 async def test_a_parked_upload_keeps_its_limits(start_gateway: StartGateway) -> None:
     gateway, pool = await start(start_gateway, audio_max_bytes=1024, audio_idle_timeout_s=1.0)
     silent, large = await upload(gateway, "silent"), await upload(gateway, "large")
