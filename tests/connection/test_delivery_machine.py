@@ -272,7 +272,8 @@ class Delivering(RuleBasedStateMachine):
 
     @rule(messages=st.lists(OPTIONS, min_size=1, max_size=6), is_seen=st.booleans())
     def store(self, messages: list[Options], is_seen: bool) -> None:
-        """Or another server does. It reads on only behind what this one has read, so behind what waits here."""
+        """Or another server does. It reads on only behind what this one has read, so behind what waits here. The
+        exception, a partition that moves during a first look into the box, is in docs/behaviour.rst."""
         is_seen = is_seen or self._waits_for_its_place()
         for options in messages:
             self.do(lambda options=options: self._store(options, is_seen))  # type: ignore[misc]  # the default has no type
