@@ -44,7 +44,8 @@ class Canaries:
     """The canaries of one server, from :meth:`start` to :meth:`stop`.
 
     The first messages are sent once the broker is ready: a new consumer group does not read what was written earlier.
-    While the broker has not acknowledged a canary's last message, the next one is not sent, unless that is lost.
+    The next ones wait until the broker has acknowledged the canary's last message, or that is lost, and while too many
+    are under way.
 
     :param topic: of the results
     :param interval_s: between two messages to a canary
@@ -154,7 +155,7 @@ class Canaries:
     # -- messages
 
     def _send(self, device_id: str, now: float) -> None:
-        if self._watch.is_awaited(self._unacknowledged.get(device_id, "")):
+        if self._watch.is_awaited(self._unacknowledged.get(device_id, "")) or not self._watch.may_send(device_id):
             return
         session_id = secrets.token_hex(8)
         self._watch.sent(session_id, device_id, now)

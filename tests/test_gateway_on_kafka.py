@@ -23,7 +23,7 @@ from cocoa_tornado.rules import canaries
 from cocoa_tornado.service.gateway import Gateway
 from cocoa_tornado.service.options import kafka_options
 from cocoa_tornado.settings import Settings
-from testing.kafka_admin import committed_offset, create_topic, forbid_writing, read_all, writer
+from testing.kafka_admin import allow_writing, committed_offset, create_topic, forbid_writing, read_all, writer
 from testing.kafka_server import SASL_PASSWORD, SASL_USER, KafkaServer, TansuServer
 from testing.waiting import eventually
 
@@ -303,24 +303,32 @@ async def test_a_device_is_told_that_its_message_is_too_big_for_the_topic_and_th
 
 @pytest.mark.apache
 @pytest.mark.logs("cocoa.canary", "canaries off")
-async def test_canaries_that_an_acl_forbids_are_turned_off_with_one_line_and_everything_else_works(
+async def test_canaries_that_an_acl_forbids_are_off_from_then_on_with_one_line_and_everything_else_works(
     site: Site, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert isinstance(site.server, KafkaServer)
     await site.create(1)
-    await asyncio.to_thread(forbid_writing, site.server.bootstrap, site.results, SASL_USER)
     user = {"kafka_sasl_mechanism": "PLAIN", "kafka_sasl_username": SASL_USER, "kafka_sasl_password": SASL_PASSWORD}
     broker = {"broker": f"kafka://{site.server.sasl_bootstrap}", "kafka_security_protocol": "SASL_PLAINTEXT"}
     gateway = await site.start_ready(canary_interval_s=0.2, **user, **broker)
+    counters = gateway.gateway.counters.canary
+    await eventually(lambda: gateway.gateway.readiness().parts["canary"] == {"ok": True, "state": "ready"})
     device = await gateway.connect("doll")
-    await eventually(lambda: gateway.gateway.readiness().parts["canary"] == {"ok": False, "state": "refused"})
+    acl = site.server.bootstrap, site.results, SASL_USER
+    await asyncio.to_thread(forbid_writing, *acl)
+    refused = {"ok": False, "state": "refused"}
+    await eventually(lambda: gateway.gateway.readiness().parts["canary"] == refused)
+    await asyncio.to_thread(allow_writing, *acl)
+    sent = counters.sent
     hearing = Hearing(device)
     said = await site.say("doll", 0)
     assert await hearing.hears(1) == said
     await device.send("still published")
     [published] = await site.read(site.messages, 1)
     assert json.loads(published.value)["text"] == "still published"
-    assert len([line for line in caplog.records if line.name == "cocoa.canary"]) == 1
+    assert (counters.sent, counters.lost, counters.late) == (sent, 0, 0)
+    assert gateway.gateway.readiness().parts["canary"] == refused
+    assert len([line for line in caplog.records if line.message == "canaries off"]) == 1
     assert (await gateway.http("GET", "/api/v1/ready")).status == 200
 
 

@@ -13,7 +13,7 @@ from testing.redis_server import RedisServer
 from testing.waiting import eventually
 
 from .harness import Harness
-from .test_gateway_on_kafka import KAFKA_PATIENCE_S, Hearing, Site, message, only, record, site
+from .test_gateway_on_kafka import KAFKA_PATIENCE_S, Hearing, Site, answers, message, only, record, site
 
 __all__ = ["site"]
 
@@ -101,6 +101,30 @@ async def test_devices_hear_each_record_once_and_in_order_while_gateways_join_an
     if mailbox == "none":
         dropped = [gateway.gateway.counters.dropped.get("repeated", 0) for gateway in (one, two)]
         assert sum(dropped) > 0, "nothing was read twice: the test shows nothing"
+
+
+@pytest.mark.parametrize(
+    ("client", "protocol"),
+    [
+        ("kafka-python", "classic"),
+        ("confluent", "classic"),
+        pytest.param("confluent", "consumer", marks=pytest.mark.apache),
+    ],
+)
+async def test_in_a_new_group_the_first_messages_of_all_canaries_arrive(
+    site: Site, redis_server: RedisServer, client: str, protocol: str
+) -> None:
+    """Two of the three gateways have no partition."""
+    if client == "confluent":
+        pytest.importorskip("confluent_kafka")
+    settle(redis_server)
+    await site.create(1)
+    settings: dict[str, Any] = {"presence": redis_server.url, "canary_interval_s": 0.1}
+    settings |= {"kafka_client": client, "kafka_group_protocol": protocol}
+    gateways = [await site.start(**settings) for _ in range(3)]
+    for gateway in gateways:
+        await answers(gateway, 200)
+    await has_sound_canaries(*gateways)
 
 
 async def test_a_stored_message_wakes_its_device_at_another_gateway(site: Site, redis_server: RedisServer) -> None:

@@ -27,6 +27,8 @@ DEADLINE_S: Final = 60.0
 and to share its partitions out again: such messages are late."""
 REMEMBERED: Final = 1_000
 """Lost messages that are recognized when they arrive after all: two an interval, for more than an hour by default."""
+MOST_AWAITED: Final = 64
+"""A canary for which so many messages are under way is sent no more, so that all find room in its outbox."""
 OPTIONS: Final = Options(ttl_s=0)
 """How canary messages are delivered: never stored."""
 
@@ -93,7 +95,7 @@ class CanaryState(enum.Enum):
 
     WAITING = "waiting"  # no message has arrived yet
     READY = "ready"
-    LOST = "lost"  # the last message that was due for one of them has not arrived
+    LOST = "lost"  # one of them misses a message, and no later one has arrived
     LEAKED = "leaked"  # a message has reached the wrong one; stays until the server is restarted
     REFUSED = "refused"  # the brokers don't let the gateway write to the topic: no more are sent
 
@@ -137,6 +139,24 @@ class _Fields(msgspec.Struct):
     session_id: object = None
 
 
+class _Sent(NamedTuple):
+    """A message that is awaited.
+
+    :ivar number: in the order of sending
+    """
+
+    device_id: str
+    at: float
+    number: int
+
+
+class _Outcome(NamedTuple):
+    """What became of the message ``number``."""
+
+    number: int
+    has_arrived: bool
+
+
 class CanaryWatch:
     """The messages in flight to the canaries of one server. Not thread-safe.
 
@@ -144,9 +164,11 @@ class CanaryWatch:
     """
 
     def __init__(self, device_ids: Iterable[str]) -> None:
-        self._awaited: dict[str, tuple[str, float]] = {}  # by session id: the canary, and when it was sent; in order
+        self._awaited: dict[str, _Sent] = {}  # by session id, in order
         self._lost: dict[str, None] = {}  # session ids of the latest that are lost
-        self._outcomes: dict[str, bool | None] = dict.fromkeys(device_ids)  # of the last message; None: there is none
+        # Of the latest message of which it is known: an earlier one that is given up now says nothing new.
+        self._outcomes: dict[str, _Outcome | None] = dict.fromkeys(device_ids)
+        self._last_number = 0
         self._has_leaked = self._is_refused = False
 
     def __repr__(self) -> str:
@@ -159,19 +181,25 @@ class CanaryWatch:
     def is_awaited(self, session_id: str) -> bool:
         return session_id in self._awaited
 
+    def may_send(self, device_id: str) -> bool:
+        """False while too many messages for the canary are awaited."""
+        return sum(sent.device_id == device_id for sent in self._awaited.values()) < MOST_AWAITED
+
     @property
     def state(self) -> CanaryState:
         if self._has_leaked:
             return CanaryState.LEAKED
         if self._is_refused:
             return CanaryState.REFUSED
-        if False in self._outcomes.values():
+        outcomes = self._outcomes.values()
+        if any(outcome is not None and not outcome.has_arrived for outcome in outcomes):
             return CanaryState.LOST
-        return CanaryState.WAITING if None in self._outcomes.values() else CanaryState.READY
+        return CanaryState.WAITING if None in outcomes else CanaryState.READY
 
     def sent(self, session_id: str, device_id: str, now: float) -> None:
         """Await a message. ``session_id`` must never have been used before."""
-        self._awaited[session_id] = device_id, now
+        self._last_number += 1
+        self._awaited[session_id] = _Sent(device_id, now, self._last_number)
 
     def arrived(self, device_id: str, payload: bytes, now: float) -> Arrival:
         """A canary has received a text message.
@@ -191,8 +219,8 @@ class CanaryWatch:
             was_lost = session_id in self._lost
             self._lost.pop(session_id, None)
             return Late(was_lost)
-        self._outcomes[device_id] = True
-        return Delivered(now - awaited[1])
+        self._note(awaited, has_arrived=True)
+        return Delivered(now - awaited.at)
 
     def failed(self, session_id: str) -> int:
         """A message could not be published. Return how many are lost: 1, or 0 if it is not awaited any more."""
@@ -200,22 +228,26 @@ class CanaryWatch:
 
     def overdue(self, now: float) -> int:
         """Give up the messages whose deadline has passed. Return how many are lost."""
-        return self._lose([name for name, (_, sent_at) in self._awaited.items() if sent_at + DEADLINE_S <= now])
+        return self._lose([name for name, sent in self._awaited.items() if sent.at + DEADLINE_S <= now])
 
     def _lose(self, session_ids: Iterable[str]) -> int:
         lost = 0
         for session_id in session_ids:
-            device_id, _ = self._awaited.pop(session_id)
-            self._outcomes[device_id] = False
+            self._note(self._awaited.pop(session_id), has_arrived=False)
             self._lost[session_id] = None
             lost += 1
         while len(self._lost) > REMEMBERED:
             del self._lost[next(iter(self._lost))]
         return lost
 
+    def _note(self, sent: _Sent, *, has_arrived: bool) -> None:
+        known = self._outcomes[sent.device_id]
+        if known is None or known.number < sent.number:
+            self._outcomes[sent.device_id] = _Outcome(sent.number, has_arrived)
+
     def abandon(self, device_id: str) -> None:
         """A canary is no longer connected, so its messages may be lost like those of a device: stop awaiting them."""
-        for session_id in [name for name, (of, _) in self._awaited.items() if of == device_id]:
+        for session_id in [name for name, sent in self._awaited.items() if sent.device_id == device_id]:
             del self._awaited[session_id]
 
     def refuse(self) -> None:

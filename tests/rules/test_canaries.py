@@ -9,10 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
 
+from cocoa_tornado.connection.making_room import OutboxLimits
 from cocoa_tornado.rules.canaries import (
     DEADLINE_S,
     HEADER,
     HEADERS,
+    MOST_AWAITED,
     OPTIONS,
     REMEMBERED,
     CanaryState,
@@ -142,6 +144,37 @@ def test_a_message_is_lost_at_its_deadline_and_the_next_arrival_ends_that_state(
     assert watch.state is CanaryState.READY
 
 
+def test_a_lost_message_says_nothing_new_once_a_later_one_has_arrived() -> None:
+    watch = watch_of_both()
+    watch.arrived(B, payload_for(B, "2"), 101.0)
+    watch.sent("3", A, 150.0)
+    watch.arrived(A, payload_for(A, "3"), 150.5)
+    assert watch.overdue(100.0 + DEADLINE_S) == 1
+    assert watch.state is CanaryState.READY
+
+
+def test_the_state_is_that_of_the_message_that_was_sent_last() -> None:
+    watch = watch_of_both()
+    watch.arrived(A, payload_for(A, "1"), 101.0)
+    watch.arrived(B, payload_for(B, "2"), 101.0)
+    watch.sent("4", A, 170.0)
+    watch.sent("5", A, 171.0)
+    assert watch.failed("5") == 1
+    watch.arrived(A, payload_for(A, "4"), 172.0)
+    assert watch.state is CanaryState.LOST
+
+
+def test_no_more_messages_are_sent_to_a_canary_than_its_outbox_takes() -> None:
+    watch = CanaryWatch((A, B))
+    for number in range(MOST_AWAITED):
+        assert watch.may_send(A)
+        watch.sent(str(number), A, 1.0)
+    assert (watch.may_send(A), watch.may_send(B)) == (False, True)
+    watch.arrived(A, payload_for(A, "0"), 1.5)
+    assert watch.may_send(A)
+    assert OutboxLimits().max_messages > 3 * MOST_AWAITED, "with those that are lost while presence is frozen"
+
+
 def test_a_message_that_cannot_be_published_is_lost_once() -> None:
     watch = watch_of_both()
     assert (watch.failed("1"), watch.failed("1"), watch.failed("unknown")) == (1, 0, 0)
@@ -197,7 +230,7 @@ class WatchMachine(RuleBasedStateMachine):
         self.watch = CanaryWatch((A, B))
         self.now = 0.0
         self.awaited: dict[str, tuple[str, float]] = {}
-        self.last: dict[str, bool] = {}
+        self.last: dict[str, tuple[int, bool]] = {}
         self.lost: set[str] = set()
         self.leaks = self.number = 0
 
@@ -217,7 +250,11 @@ class WatchMachine(RuleBasedStateMachine):
         assert arrival == (Late(name in self.lost) if awaited is None else Delivered(self.now - awaited[1]))
         self.lost.discard(name)
         if awaited is not None:
-            self.last[device_id] = True
+            self.note(message, True)
+
+    def note(self, message: tuple[str, str], has_arrived: bool) -> None:
+        name, device_id = message
+        self.last[device_id] = max(self.last.get(device_id, (0, True)), (int(name), has_arrived))
 
     @rule(message=messages)
     def leak(self, message: tuple[str, str]) -> None:
@@ -228,11 +265,11 @@ class WatchMachine(RuleBasedStateMachine):
 
     @rule(message=messages)
     def fail(self, message: tuple[str, str]) -> None:
-        name, device_id = message
+        name, _ = message
         is_awaited = self.awaited.pop(name, None) is not None
         assert self.watch.failed(name) == is_awaited
         if is_awaited:
-            self.last[device_id] = False
+            self.note(message, False)
             self.lost.add(name)
 
     @rule(seconds=st.floats(0, 2 * DEADLINE_S))
@@ -242,7 +279,7 @@ class WatchMachine(RuleBasedStateMachine):
         assert self.watch.overdue(self.now) == len(overdue)
         for name, device_id in overdue.items():
             del self.awaited[name]
-            self.last[device_id] = False
+            self.note((name, device_id), False)
             self.lost.add(name)
 
     @rule(device_id=st.sampled_from((A, B)))
@@ -255,7 +292,7 @@ class WatchMachine(RuleBasedStateMachine):
         assert len(self.watch) == len(self.awaited)
         if self.leaks:
             expected = CanaryState.LEAKED
-        elif False in self.last.values():
+        elif not all(has_arrived for _, has_arrived in self.last.values()):
             expected = CanaryState.LOST
         else:
             expected = CanaryState.READY if len(self.last) == 2 else CanaryState.WAITING
