@@ -35,6 +35,11 @@ from .rules.readiness_report import ReadinessPart
 
 LOOK_S = 1.0
 """How often it looks whether a canary has to connect, and whether messages are due or overdue."""
+PAUSE_S = 15.0
+"""If it has not looked for so long, this process stood still."""
+GRACE_S = 5.0
+"""After that, for so long, no message is given up: those that wait for this process come first, and presence, which may
+have freed the canaries meanwhile."""
 LEAK_LINES = RateLimit(per_s=1 / 60, burst=5)
 
 log = logging.getLogger("cocoa.canary")
@@ -73,6 +78,7 @@ class Canaries:
         self._claiming: set[str] = set()
         self._unacknowledged: dict[str, str] = {}  # the session id of each canary's last message, if it is
         self._due = 0.0
+        self._looked_at, self._gives_up_from = clock(), 0.0
         self._has_begun = False  # the broker was ready
         self._task: asyncio.Task[None] | None = None
         self._leak_lines = LineBudget(LEAK_LINES)
@@ -114,8 +120,12 @@ class Canaries:
     def look(self) -> None:
         """Do everything that is due."""
         now = self._clock()
-        self._counters.lost += self._watch.overdue(now)
-        self._note_state()
+        if now - self._looked_at > PAUSE_S:
+            self._gives_up_from = now + GRACE_S
+        self._looked_at = now
+        if now >= self._gives_up_from:
+            self._counters.lost += self._watch.overdue(now)
+            self._note_state()
         self._has_begun = self._has_begun or self._broker.status().state is BrokerState.READY
         for device_id in self.device_ids:
             if device_id not in self._connections and device_id not in self._claiming:

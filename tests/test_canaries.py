@@ -15,7 +15,7 @@ from tornado.ioloop import IOLoop
 
 from cocoa_tornado.brokers.memory import MemoryBroker
 from cocoa_tornado.brokers.port import Broker, BrokerState, BrokerStatus
-from cocoa_tornado.canaries import Canaries
+from cocoa_tornado.canaries import GRACE_S, Canaries
 from cocoa_tornado.connection.canary import CanaryConnection
 from cocoa_tornado.counters import CanaryCounters
 from cocoa_tornado.errors import BrokerClosed, BrokerError, WriteDenied
@@ -448,6 +448,22 @@ async def test_messages_that_wait_for_the_lease_arrive_when_it_is_valid_again() 
         await asyncio.sleep(0)
         assert stand.counters.seconds.total == 10.0
         assert stand.canaries.state is CanaryState.READY
+
+
+@pytest.mark.logs("cocoa.canary", "canary lost")
+async def test_after_a_pause_of_the_process_what_waits_for_it_comes_first() -> None:
+    async with Stand() as stand:
+        await stand.pass_time(90.0)
+        assert stand.counters.lost == 0
+        await stand.deliver()
+        assert (stand.counters.lost, stand.canaries.state) == (0, CanaryState.READY)
+        await stand.pass_time(10.0)
+        assert len(stand.broker.published) == 2
+        await stand.pass_time(90.0)
+        await stand.pass_time(GRACE_S - 1.0)
+        assert stand.counters.lost == 0
+        await stand.pass_time(1.0)
+        assert (stand.counters.lost, stand.canaries.state) == (2, CanaryState.LOST)
 
 
 async def test_a_canary_that_is_challenged_answers() -> None:

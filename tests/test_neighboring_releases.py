@@ -17,6 +17,7 @@ import urllib.error
 import urllib.request
 import uuid
 from collections.abc import Callable, Iterator, Sequence
+from http.client import HTTPResponse
 from pathlib import Path
 from typing import Any
 
@@ -62,11 +63,17 @@ def previous(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Server:
-    """A server that keeps its name, port and home through restarts, of either release."""
+    """A server that keeps its name, port and home through restarts, of either release.
 
-    def __init__(self, folder: Path, previous: Path, name: str, options: Sequence[str]) -> None:
+    :param program: what runs this release instead of ``cocoa``
+    """
+
+    def __init__(
+        self, folder: Path, previous: Path, name: str, options: Sequence[str], program: Sequence[str] = ()
+    ) -> None:
         folder.mkdir()
         self.name, self._folder, self._previous, self._options = name, folder, previous, list(options)
+        self._program = list(program) or [str(Path(sys.executable).parent / "cocoa")]
         self._reserved = ReservedPort()
         self.port = self._reserved.number
         self._process: subprocess.Popen[bytes] | None = None
@@ -76,11 +83,16 @@ class Server:
         self._options += ["--presence", presence, "--mailbox", mailbox]
 
     @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    @property
     def log(self) -> str:
         return (self._folder / "log").read_text(encoding="utf-8")
 
     def start(self, release: str) -> None:
-        command, canaries = [str(Path(sys.executable).parent / "cocoa")], ["--canary-interval", "200ms"]
+        command, canaries = self._program, ["--canary-interval", "200ms"]
         environ = {"PATH": os.environ["PATH"], "HOME": str(self._folder), "XDG_DATA_HOME": str(self._folder)}
         environ |= {"COCOA_SPEECH": "none://", "COCOA_JWT_SECRET": SECRET, "COCOA_ADMIN_JWT_SECRET": ADMIN_SECRET}
         if release == OLD:
@@ -128,16 +140,27 @@ class Server:
 
     def ask(self, method: str, path: str, body: object = None) -> tuple[int, Any]:
         """One request to the admin API: the status and the answer."""
-        token = Signer.from_secret(ADMIN_SECRET).sign(admin_claims(AdminTokenRequest("ann", SCOPES), time.time()))
-        data = None if body is None else json.dumps(body).encode()
-        url, headers = f"http://127.0.0.1:{self.port}/api/v1/admin{path}", {"Authorization": f"Bearer {token}"}
-        request = urllib.request.Request(url, data, headers, method=method)
         try:
-            with urllib.request.urlopen(request, timeout=PATIENCE_S) as response:
+            with self._open(method, path, body) as response:
                 return response.status, json.load(response)
         except urllib.error.HTTPError as error:
             with error:
                 return error.code, json.load(error)
+
+    def first_event(self) -> Any:
+        """The first of the live events from now on."""
+        with self._open("GET", "/events", None) as stream:
+            while not (line := stream.readline()).startswith(b"data: "):
+                assert line, "the stream has ended"
+            return json.loads(line.removeprefix(b"data: "))
+
+    def _open(self, method: str, path: str, body: object) -> HTTPResponse:
+        token = Signer.from_secret(ADMIN_SECRET).sign(admin_claims(AdminTokenRequest("ann", SCOPES), time.time()))
+        data = None if body is None else json.dumps(body).encode()
+        url, headers = f"http://127.0.0.1:{self.port}/api/v1/admin{path}", {"Authorization": f"Bearer {token}"}
+        request = urllib.request.Request(url, data, headers, method=method)
+        response: HTTPResponse = urllib.request.urlopen(request, timeout=PATIENCE_S)
+        return response
 
     def metric(self, name: str) -> float:
         """The sum over all labels; 0 if there is none."""
@@ -246,6 +269,11 @@ class Fleet:
             producer.flush()
         return texts
 
+    def produce(self, value: bytes) -> None:
+        with writer(self.kafka.bootstrap) as producer:
+            producer.send(self.topic, value)
+            producer.flush()
+
     def end(self) -> None:
         self.a.end()
         self.b.end()
@@ -266,6 +294,13 @@ def await_each_other(*servers: Server) -> None:
     """Wait until each server's answers cover all."""
     for server in servers:
         eventually(lambda: server.ask("GET", "/devices?limit=1")[1].get("missing") == [])  # noqa: B023  # called at once
+
+
+def newest(server: Server) -> str:
+    """The target that requeues the newest quarantined record that has not been; '' if there is none."""
+    _, answer = server.ask("GET", "/quarantine?limit=10")
+    rows = [row for row in answer["records"] if not row["requeued"]]
+    return f"/quarantine/{rows[0]['partition']}/{rows[0]['offset']}/requeue" if rows else ""
 
 
 def knows_as_written(server: Server, id_: str) -> bool:
@@ -351,6 +386,9 @@ def test_servers_of_both_releases_share_devices_messages_and_operators(fleet: Fl
         status, answer = new.ask("GET", target)
         assert (status, answer["missing"]) == (200, ["a"]), target
 
+    lost = new.first_event()
+    assert (lost["event"], lost["server"], lost["lost"]) == ("lost", "a", None)
+
     # A block and a kick by either release hold on the other.
     for asked, doll in ((old, one), (new, two)):
         assert asked.ask("DELETE", f"/devices/{doll.device_id}/connections")[1] == {"closed": 1, "missing": []}
@@ -365,6 +403,17 @@ def test_servers_of_both_releases_share_devices_messages_and_operators(fleet: Fl
             doll.go_to(server)
     arrive(new)
     assert read_all(fleet.kafka.bootstrap, fleet.quarantine, 1, 0.5) == []
+
+    # What one release has put back, the other does not put back again.
+    for first, second in ((old, new), (new, old)):
+        fleet.produce(json.dumps({"device_id": "one", "text": "?", "ttl": "wrong"}).encode())
+        eventually(lambda: bool(newest(first) and newest(first) == newest(second)))  # noqa: B023  # called at once
+        target = newest(first)
+        assert first.ask("POST", target, {"device_id": "one", "text": f"mended by {first.name}"})[0] == 202
+        one.hear(f"mended by {first.name}")
+        assert second.ask("POST", target, {"device_id": "one", "text": "again"})[0] == 409
+        eventually(lambda: not newest(first))  # noqa: B023  # called at once
+    one.hear_nothing()
     for server in (old, new):
         assert "Traceback" not in server.log
         assert server.metric("cocoa_relay_messages_skipped_total") == 0
