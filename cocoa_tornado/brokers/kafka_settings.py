@@ -64,7 +64,8 @@ class KafkaSettings:
     ] = row(
         KAFKA,
         "cocoa-gateway",
-        "Consumer group, for this gateway only; it is not ready while another member reads the same topic.",
+        "Consumer group of this gateway, or of the servers that share presence.",
+        "With presence ``local://``, the gateway is not ready while another member of the group reads the same topic.",
     )
     kafka_group_protocol: Annotated[GroupProtocol, {"consumer": CONSUMER_PROTOCOL}] = row(
         KAFKA,

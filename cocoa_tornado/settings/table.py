@@ -309,7 +309,7 @@ class Settings(KafkaSettings, PresenceSettings):
         "all",
         "Which of a device's connections get its messages, if it may hold several: all, or one at a time.",
         "With ``one``, the others stand by. If the active connection ends, misses a pong, or has a queue of more than "
-        "half its limit, the healthiest one goes on with what was not written yet.",
+        "half its limit, the healthiest one takes over the messages that were not written yet.",
     )
     max_connections: Annotated[int, Meta(ge=0, le=10_000_000)] = row(
         CONNECTIONS, 0, "Limit of all device connections, above which new ones get a 503; 0: none.", reloadable=True
@@ -415,14 +415,14 @@ class Settings(KafkaSettings, PresenceSettings):
     trace_bytes: Annotated[int, Meta(ge=0, le=2**31), Size] = row(
         BROKER,
         64 * 1024 * 1024,
-        "Memory for the last messages and what became of them, about; 0: none are remembered.",
-        "The admin API shows them. If that is disabled at the start, nothing is remembered.",
+        "Approximate memory for traces of the last messages; 0: none are remembered.",
+        "The admin API shows them. If it is disabled at the start, none are remembered.",
     )
     canary_interval_s: Annotated[float, Meta(ge=0, le=3600), Duration] = row(
         BROKER,
         0.0,
         "Interval between messages to this server's two canaries, through the broker; 0: there are none.",
-        "The canaries are built-in devices, which prove all the time that messages arrive, and at no other device. The "
+        "The canaries are built-in devices, which monitor that messages arrive, and only at the right device. The "
         "metrics ``cocoa_canary_lost_total`` and ``cocoa_canary_leaked_total``, and the part ``canary`` of "
         "``/api/v1/ready``, show it. With Kafka, the gateway must be allowed to write to the results topic "
         "(docs/operations.rst).",
@@ -433,8 +433,8 @@ class Settings(KafkaSettings, PresenceSettings):
     publish_queue_bytes: Annotated[int, Meta(ge=0, le=2**31), Size] = row(
         BROKER,
         0,
-        "Bytes that may wait to be published, likewise; 0 for an eighth of ``buffer_bytes``.",
-        "Not smaller than ``max_message_bytes``.",
+        "Bytes that may wait to be published before devices are read more slowly.",
+        "0: an eighth of ``buffer_bytes``. Not smaller than ``max_message_bytes``.",
     )
 
     # Speech
