@@ -1,4 +1,4 @@
-"""``cocoa admin overview``: how the servers do."""
+"""``cocoa admin overview``: the state of the servers."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ NUMBERS: Final = ("LAST HOUR", "SINCE THE START")
 
 @admin_command("overview")
 def overview(admin: Admin) -> None:
-    """Show how the servers do, and what they have counted.
+    """Show the state of the servers, and their counts.
 
-    A server that is not ready has the failing parts in place of "ready". BEHIND is the number of records that it has
-    not read. The counts are of all servers, of the last hour and since each of them started, without canary messages;
-    a server of an earlier release counts as if all of it had been in the last hour. REFUSED has the reasons of refused
+    A server that is not ready has its failing parts instead of "ready". BEHIND is the number of records that it has not
+    read. The counts are the sum over all servers, for the last hour and since each start, without canary messages;
+    those of a server of an earlier release all count as of the last hour. REFUSED has the reasons of refused
     handshakes, CLOSED the close codes.
 
     \b

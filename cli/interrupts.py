@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def dying_of_interrupts() -> Iterator[None]:
-    """Within the context, SIGINT ends the process at once, without a message: nothing has begun that would need an end.
+    """Within the context, SIGINT ends the process at once, without a message: there is nothing to clean up yet.
 
     KeyboardInterrupt in the middle of an import is a traceback, or is swallowed by the code that it interrupts. A
     handler of ``cocoa serve``, and SIGINT that the parent process ignores, stay.

@@ -1,4 +1,4 @@
-"""Notices that standard output has no reader any more, for commands that may have nothing to print for hours."""
+"""Detects that standard output has lost its reader, for commands that may print nothing for hours."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The last messages for a device, as servers remember them, and what becomes of that when it is put together. Pure."""
+"""The last messages for a device that servers remember, and merging their answers. Pure."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class DeviceMessage(msgspec.Struct, frozen=True, kw_only=True):
     :ivar source, offset: where its record is: the same for all servers
     :ivar id: the record's own; None: it has none
     :ivar at: when it came to this server, Unix seconds
-    :ivar outcome: None: nothing is known of it yet, or any more
-    :ivar note: what the outcome does not say, for people
+    :ivar outcome: None: not known yet, or no longer
+    :ivar note: an explanation of the outcome, for people
     """
 
     source: str
@@ -31,13 +31,13 @@ class DeviceMessage(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def message_of(found: Found, outcome: Outcome | None, note: str) -> DeviceMessage:
-    """A message for a device, as it is remembered."""
+    """Make the row of a remembered message."""
     source, offset = found.origin
     return DeviceMessage(source=source, offset=offset, id=found.id, at=found.batch.at_s, outcome=outcome, note=note)
 
 
 def last_messages(known: Iterable[DeviceMessage]) -> list[dict[str, object]]:
-    """The last messages over all servers, the newest first. What two servers know of one record is one message."""
+    """Merge the last messages of all servers, newest first. Rows of two servers about one record become one message."""
     by_origin: dict[tuple[str, int], DeviceMessage] = {}
     for message in known:
         origin = (message.source, message.offset)

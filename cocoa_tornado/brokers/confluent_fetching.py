@@ -1,4 +1,4 @@
-"""What librdkafka fetches: the partitions that it reads, and those of them that are paused."""
+"""The partitions that librdkafka reads, and those of them that are paused."""
 
 from __future__ import annotations
 
@@ -81,18 +81,19 @@ class Fetching:
         self.paused = set(wanted)
 
     def begin(self, consumer: Consumer, numbers: Set[int]) -> None:
-        """librdkafka reads these from now on."""
+        """Have librdkafka read these partitions from now on."""
         consumer.resume(named(self._topic, numbers))  # a previous assignment may have paused it
         self._reading |= numbers
         self.paused -= numbers
 
     def release(self, consumer: Consumer, numbers: Set[int]) -> None:
-        """These are about to be given up. A pause belongs to the partition, and would outlast its assignment."""
+        """Resume partitions that are about to be given up: a pause belongs to the partition, and would outlast its
+        assignment."""
         if self.paused & numbers:
             with contextlib.suppress(KafkaException):
                 consumer.resume(named(self._topic, self.paused & numbers))
 
     def forget(self, numbers: Collection[int]) -> None:
-        """These were given up."""
+        """Forget partitions that were given up."""
         self._reading.difference_update(numbers)
         self.paused.difference_update(numbers)

@@ -46,8 +46,8 @@ class Session:
         self.consumer, self.trouble = clients.member(self.deferring(partial(on_commit, self)))
 
     def deferring(self, callback: Callable[[Any, Any], None]) -> Callable[[Any, Any], None]:
-        """Wrap a callback for librdkafka. :meth:`raise_fault` raises its exceptions after the surrounding consume().
-        Through librdkafka they would not do: such a consumer could not be closed any more."""
+        """Wrap a callback for librdkafka. :meth:`raise_fault` raises its exceptions after the surrounding consume(). If
+        they passed through librdkafka, the consumer could not be closed any more."""
         faults = self._faults
 
         def guarded(first: Any, second: Any) -> None:

@@ -1,7 +1,7 @@
 """Where a member of the group begins to read the partitions that it was assigned.
 
-``kafka_positions.py`` decides; here the brokers are asked what it needs to know, and the starting points that the group
-does not have are committed. On the consumer's thread.
+``kafka_positions.py`` decides. This module requests the facts for it from the brokers, and commits the starting points
+that the group does not have. On the consumer's thread.
 """
 
 from __future__ import annotations

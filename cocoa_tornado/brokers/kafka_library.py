@@ -1,4 +1,4 @@
-"""What the consuming half needs of a client library, on its thread: answers, and what errors mean."""
+"""The interface of a client library for the consuming half, on its thread: requests, and the meaning of errors."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""By which host names the gateway may be asked, so that no page gets at it by DNS rebinding. Pure.
+"""The host names that requests may use, to prevent DNS rebinding. Pure.
 
-A web page whose name resolves to the gateway's address at the second look-up has the same origin as the gateway for its
-browser, and reads every answer that needs no token. The name that the page was loaded from gives it away: browsers send
-it as ``Host``, and no script can change that.
+A web page can change the address of its own host name to the gateway's. For the browser, page and gateway are then one
+origin, and the page reads every answer that needs no token. But browsers send the page's host name as ``Host``, and no
+script can change that.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _FORWARDED_HOST: Final = re.compile(r"(?:^|[;,\s])host\s*=\s*(\"(?:[^\"\\]|\\.)*
 
 @dataclass(frozen=True, slots=True)
 class AllowedHosts:
-    """The names that are allowed beside local ones; with :data:`ANY` among them, all are.
+    """The names that are allowed besides local ones; with :data:`ANY` among them, all are.
 
     An entry is a name, or ``*.`` and a name for all names below it.
 
@@ -38,8 +38,8 @@ class AllowedHosts:
     def refused(self, host: str | None, headers: Mapping[str, str]) -> str | None:
         """Return the first of a request's names that is not allowed, as it was sent; None if all are.
 
-        A proxy that puts a name of its own into ``Host`` may report the client's in another header. That one can only
-        make the answer worse, so it counts from any peer, trusted or not.
+        A proxy that replaces ``Host`` may send the client's in another header. That header can only cause a refusal, so
+        it counts from any peer, trusted or not.
 
         :param host: the header ``Host``; None or "" if there is none, as in HTTP/1.0: no browser sends that
         :param headers: looked up by names in lower case
@@ -63,7 +63,7 @@ class AllowedHosts:
 
 
 def allowed_hosts(listed: Sequence[str], own: Iterable[str], *, is_development: bool) -> AllowedHosts:
-    """Return the names by which a gateway with these settings may be asked.
+    """Return the names that requests to a gateway with these settings may use.
 
     :param listed: the setting; if it is empty, all names are allowed, and in development local ones only
     :param own: the configured addresses to listen on, which may be names
@@ -75,13 +75,13 @@ def allowed_hosts(listed: Sequence[str], own: Iterable[str], *, is_development: 
 
 
 def read_entry(text: str) -> str:
-    """Return a name of the setting as it is compared."""
+    """Normalize a name of the setting, for comparisons."""
     return text.lower().removesuffix(".")
 
 
 def is_local(name: str) -> bool:
-    """Return whether no DNS server has a say in where this name leads: ``localhost``, a name below it (RFC 6761), or
-    an IPv4 address with four decimal parts, which is the only spelling that browsers send.
+    """Return whether this name is resolved without DNS: ``localhost``, a name below it (RFC 6761), or an IPv4 address
+    with four decimal parts, which is the only spelling that browsers send.
 
     >>> is_local("app.localhost"), is_local("127.0.0.1"), is_local("127.0.0.1.nip.io"), is_local("2130706433")
     (True, True, False, False)
@@ -90,7 +90,7 @@ def is_local(name: str) -> bool:
 
 
 def forwarded_hosts(headers: Mapping[str, str]) -> Iterator[str]:
-    """Yield every name that proxies say they were asked by."""
+    """Yield every host name that proxies report."""
     yield from filter(None, (part.strip() for part in headers.get("x-forwarded-host", "").split(",")))
     for part in _FORWARDED_HOST.findall(headers.get("forwarded", "")):
         name = part.strip('"')

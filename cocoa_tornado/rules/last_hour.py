@@ -1,4 +1,4 @@
-"""What counters have counted within the last hour: snapshots of them, one a minute. Pure."""
+"""The counts of the last hour, from snapshots of the counters, one per minute. Pure."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Counted(NamedTuple):
     closed: Mapping[str, int] = {}
 
     def since(self, before: Counted) -> Counted:
-        """How much has been counted since an earlier moment; what has not grown is left out."""
+        """The counts since an earlier moment, without those that are 0."""
         return Counted(*(_growth(now, then) for now, then in zip(self, before, strict=True)))
 
 
@@ -44,12 +44,12 @@ class LastHour:
         return f"<LastHour of {len(self._snapshots)} snapshots>"
 
     def note(self, now: float, counted: Counted) -> None:
-        """Take a snapshot. To be called once per :data:`PERIOD_S`."""
+        """Take a snapshot. Call it once per :data:`PERIOD_S`."""
         self._snapshots.append((now, counted))
         self._forget(now)
 
     def since(self, now: float, counted: Counted) -> tuple[float, Counted]:
-        """For how many seconds it looks back, and what has been counted meanwhile. An hour, or at most a minute more;
+        """Return the length of the period in seconds, and its counts. The period is an hour, or at most a minute more;
         less if the process is younger, more if it was paused."""
         self._forget(now)
         at, before = self._snapshots[0]

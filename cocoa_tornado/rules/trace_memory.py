@@ -69,7 +69,7 @@ class Note(NamedTuple):
     at_s: float = 0.0
 
     def about(self, device_id: str) -> Sequence[Note]:
-        """What of it is about a device: nothing, or one note."""
+        """The note about a device, if there is one."""
         if self.device_id is not None:
             return [self] if self.device_id == device_id else []
         if not self.recipients:
@@ -343,10 +343,9 @@ class TraceMemory:
                 yield None
 
     def of_device(self, device_id: str, most: int) -> Iterator[Found | None]:
-        """Find the last records for a device, at most ``most``, the newest first. Interims are left out. None: a pause
-        is due.
+        """Find the last records for a device, at most ``most``, newest first, without interims. None: a pause is due.
 
-        What is added or forgotten meanwhile may be missing.
+        Batches that are added or forgotten meanwhile may be missing.
         """
         named = set[tuple[int, bytes]]()
         yield from self._named(device_id, named)
@@ -365,7 +364,7 @@ class TraceMemory:
         yield from found
 
     def runs(self) -> Iterator[Runs | None]:
-        """What this server has read of each partition, the latest part of it: one value, after the pauses (None)."""
+        """The latest run of offsets that this server has read of each partition: one value, after the pauses (None)."""
         runs = Runs()
         looked = 0
         for batch in reversed(list(self._batches)):
@@ -391,7 +390,7 @@ class TraceMemory:
                 yield None
 
     def _add_notes(self, records: Sequence[Found], device_id: str) -> Iterator[None]:
-        """Add their notes to records, as far as they are about a device."""
+        """Add the notes about a device to records."""
         by_timestamp: dict[int, list[Found]] = {}
         for found in records:
             by_timestamp.setdefault(found.batch.records[found.at].timestamp_ms, []).append(found)
@@ -467,7 +466,7 @@ def _indexes(batch: BatchTrace, message_id: str, source: str, offset: int) -> li
 
 
 def outcome_in_box(lane: Lane, number: int, *, is_in_box: bool, has_expired: bool, may_collapse: bool) -> Outcome:
-    """What became of a stored message.
+    """The outcome of a stored message.
 
     :param lane: as it is now; :param number: of the message
     :param is_in_box: whether the box still has it
