@@ -10,7 +10,7 @@ import asyncio
 import logging
 import math
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterator, Sequence
 from functools import partial
 from typing import Any, Final, NamedTuple, TypeVar
 
@@ -79,6 +79,7 @@ class RedisRelay:
         self._clock = clock
         self._links = {name: RedisConnection(url, SCRIPTS) for name in ("sending", "reading")}
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._running: set[asyncio.Task[None]] = set()  # these, and earlier ones that have not ended
         self._faults: dict[str, str] = {}
         self._on_loss: Callable[[], None] = _nothing
         self._outgoing: deque[_Outgoing] = deque()
@@ -170,6 +171,8 @@ class RedisRelay:
 
     def _begin(self, name: str, work: Coroutine[Any, Any, None]) -> None:
         task = self._tasks[name] = asyncio.ensure_future(work)
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
         task.add_done_callback(partial(self._on_end, name))
 
     def _on_end(self, name: str, task: asyncio.Task[None]) -> None:
@@ -198,20 +201,21 @@ class RedisRelay:
         while self._outgoing:
             self._settle_all([self._outgoing.popleft()], Fate.CLOSED)
         self._waiting.clear()
-        ending += [asyncio.ensure_future(link.close()) for link in self._links.values()]
-        _, late = await asyncio.wait(ending, timeout=timeout_s)  # closing a TLS connection may hang
-        for task in late:
-            task.cancel()
-        await asyncio.gather(*ending, return_exceptions=True)
+        await _end(ending, timeout_s)
+        # Not before: a task that still runs would open its connection again.
+        await _end([asyncio.ensure_future(link.close()) for link in self._links.values()], timeout_s)
 
     def _stop(self) -> list[asyncio.Task[None]]:
-        """Stop reading and sending. Messages that are being sent are lost; waiting ones are kept."""
-        ending = [*self._tasks.values()]
-        for task in ending:
+        """Stop reading and sending. Messages that are being sent are lost; waiting ones are kept.
+
+        Returns the tasks that have not ended. One that was cancelled earlier may be among them: ``asyncio.wait_for``,
+        which redis-py uses, loses a cancellation in Python 3.11 if it comes together with the result.
+        """
+        for task in self._running:
             task.cancel()
         self._tasks.clear()
         self._faults.clear()
-        return ending
+        return [*self._running]
 
     # -- sending
 
@@ -394,6 +398,15 @@ def _inbox_and_entries(replies: Sequence[Any]) -> tuple[Inbox | None, Sequence[E
     if isinstance(done, RedisFault):
         raise done
     return inbox_of(done), () if isinstance(read, RedisFault) else entries_of(read)
+
+
+async def _end(tasks: Collection[asyncio.Task[None]], timeout_s: float) -> None:
+    """Wait for tasks, and cancel those that have not ended in time: closing a TLS connection may hang."""
+    if tasks:
+        _, late = await asyncio.wait(tasks, timeout=timeout_s)
+        for task in late:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _settle(future: asyncio.Future[T], result: T) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -12,6 +14,7 @@ from tornado.ioloop import IOLoop
 from cocoa_tornado.relay import redis, wire
 from cocoa_tornado.relay.messages import Forward, ForwardedMessage, WakeUp
 from cocoa_tornado.relay.port import Fate, Relay, RelayLimits, RelayState, RelayStatus
+from cocoa_tornado.relay.redis import RedisRelay
 from cocoa_tornado.relay.redis_lua import SEND, Posted, send_command
 from cocoa_tornado.rules.claims import bucket_of
 from testing.redis_server import RedisServer
@@ -287,3 +290,26 @@ async def test_of_many_messages_for_holders_each_has_its_fate(stand: RedisStand,
     assert await a.send_to_holders("7:run", late) == [Fate.ACCEPTED] * 500 + [Fate.NO_SERVER]
     await a.close(1.0)
     assert await a.send_to_holders("7:run", messages[:2]) == [Fate.CLOSED] * 2
+
+
+class Stubborn(RedisRelay):
+    """Its reading loses the first cancellation, as ``asyncio.wait_for`` of Python 3.11 may."""
+
+    async def _read(self, epoch: str) -> None:
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(3600)
+        await super()._read(epoch)
+
+
+async def test_a_relay_that_is_closed_leaves_no_task_though_an_earlier_one_has_lost_its_cancellation(
+    redis_server: RedisServer,
+) -> None:
+    """It would open its connection again, and nothing would close it."""
+    before = asyncio.all_tasks()
+    relay = Stubborn(redis_server.url, time.monotonic)
+    for server in ("a", "b"):
+        relay.join(server)
+        await asyncio.sleep(0)
+    await relay.close(0.1)
+    assert asyncio.all_tasks() == before
+    assert not any(link._connection.is_connected for link in relay._links.values())
