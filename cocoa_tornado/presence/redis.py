@@ -11,7 +11,6 @@ import json
 import logging
 import math
 import time
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Final
@@ -27,6 +26,7 @@ from .membership import Timing
 from .port import Holder, Incumbents, OnVerdict, Peer, PresenceState, PresenceStatus
 from .redis_asking import Asking, Context
 from .redis_backlog import Asked, Backlog, LookUp
+from .redis_deadlines import ClaimDeadlines
 from .redis_link import Answers, RedisLink
 from .redis_member import RedisMember
 from .redis_scripts import Granted, Held, bucket_key
@@ -73,8 +73,7 @@ class RedisPresence(PresenceBase):
         self._membership = self._member.rules
         self._backlog = Backlog()
         self._asking = Asking(self, self._backlog, self._link)
-        self._alone: deque[tuple[float, str, Claim]] = deque()  # claims, and when each began
-        self._giving_up: asyncio.TimerHandle | None = None
+        self._deadlines = ClaimDeadlines(self._clock, self._patience_s, self._claims, self._expire)
         self._refusal = ""
         self._foreign: set[bytes] = set()  # keys that have a line in the log
         self._overview: asyncio.Future[None] | None = None
@@ -104,8 +103,7 @@ class RedisPresence(PresenceBase):
             return
         self._is_closed = True
         self._member.stop()
-        if self._giving_up is not None:
-            self._giving_up.cancel()
+        self._deadlines.stop()
         await self._asking.close()
         await self._member.end_requests()
         leaving = self._membership.leave(self._clock())
@@ -146,27 +144,14 @@ class RedisPresence(PresenceBase):
         if claim is None:
             return super().begin_claim(device_id, on_verdict)
         self._claims[claim] = on_verdict
-        self._alone.append((now, device_id, claim))
-        if self._giving_up is None:
-            self._give_up_later(now)
+        self._deadlines.add(device_id, claim, now)
         self._backlog.acquire(Acquire(device_id, claim))
         self._asking.soon()
         return claim
 
-    def _give_up_later(self, now: float) -> None:
-        delay_s = max(0.0, self._slots.give_up_at(self._alone[0][0]) - now)
-        self._giving_up = asyncio.get_running_loop().call_later(delay_s, self._give_up)
-
-    def _give_up(self) -> None:
-        """One timer for all of these claims: nearly all are answered long before."""
-        self._giving_up = None
-        now, patience_s = self._clock(), self._slots.give_up_at(0.0)
-        while self._alone and self._alone[0][0] + patience_s <= now:
-            _, device_id, claim = self._alone.popleft()
-            if claim in self._claims:
-                self._expire(device_id, now)
-        if self._alone and not self._is_closed:
-            self._give_up_later(now)
+    def _patience_s(self) -> float:
+        """How long a new connection may wait."""
+        return self._slots.give_up_at(0.0)
 
     def _acquire(self, acquire: Acquire) -> Actions:
         self._backlog.acquire(acquire)
