@@ -93,7 +93,7 @@ class AdminClient:
         """Send one request, and return its answer. If the server asks for patience (429), wait for a while.
 
         :param path: below the path of the admin API, percent-encoded
-        :param query: fields; those that are None are left out
+        :param query: fields; those that are None are skipped
         :raises NotFound: 404
         :raises Unavailable: 429 or 503
         :raises AdminError: any other problem

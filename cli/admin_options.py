@@ -64,7 +64,7 @@ class Admin:
         self, method: str, path: str, query: Mapping[str, object] | None = None, body: bytes | None = None
     ) -> Answer:
         """Send one request, as :meth:`AdminClient.ask`. With ``as_json``, print the error body if the API refuses it: a
-        script tells by its ``status`` what is wrong."""
+        script finds the error in its ``status``."""
         try:
             return self.client.ask(method, path, query, body)
         except AdminError as error:

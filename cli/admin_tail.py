@@ -24,7 +24,7 @@ KINDS: Final = ("connected", "refused", "challenged", "closed", "message")
 LOST: Final = "lost"
 COLOURS: Final = {"connected": "green", "refused": "red", "closed": "yellow", LOST: "red"}
 SILENCE_S: Final = 35.0
-"""A stream without a byte for so long has ended: the gateway sends a comment every 10 s."""
+"""A stream without a byte for this long has ended: the gateway sends a comment every 10 s."""
 FIRST_PAUSE_S: Final = 1.0
 MAX_PAUSE_S: Final = 30.0
 _KIND_COLUMNS: Final = max(len(kind) for kind in KINDS)

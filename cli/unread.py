@@ -12,7 +12,7 @@ from typing import Any, Final
 from .streams import STDOUT, ReaderGone
 
 CHECK_S: Final = 0.5
-"""A failed write tells at once; this is how soon an idle command notices."""
+"""How soon an idle command notices; a failed write shows it at once."""
 
 
 async def while_read(work: Coroutine[Any, Any, None]) -> None:

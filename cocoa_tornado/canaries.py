@@ -36,10 +36,10 @@ from .rules.readiness_report import ReadinessPart
 LOOK_S = 1.0
 """How often it looks whether a canary has to connect, and whether messages are due or overdue."""
 PAUSE_S = 15.0
-"""If it has not looked for so long, this process stood still."""
+"""A longer time between two looks means that this process was paused."""
 GRACE_S = 5.0
-"""After that, for so long, no message is given up: those that wait for this process come first, and presence, which may
-have freed the canaries meanwhile."""
+"""How long after a pause no message is given up: waiting messages are handled first, and so is presence, which may have
+freed the canaries meanwhile."""
 LEAK_LINES = RateLimit(per_s=1 / 60, burst=5)
 
 log = logging.getLogger("cocoa.canary")

@@ -15,13 +15,13 @@ from .trace_search import TraceSearch
 from .watchers import Watchers
 
 MAX_EXPENSIVE = 8
-"""So many requests that take long run at the same time."""
+"""Concurrent requests that take long."""
 MAX_EXPENSIVE_EACH = 4
-"""So many of them for one operator."""
+"""The share of one operator."""
 MAX_STREAMS_EACH = 16
-"""So many streams of events for one operator: half of all."""
+"""Event streams of one operator: half of all."""
 MAX_CLIENTS = 8192
-"""So many addresses with wrong tokens, and so many operators, are remembered: 1 MB each."""
+"""Remembered addresses with wrong tokens, and operators: 1 MB each."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,7 @@ class OverviewQuestion(msgspec.Struct, frozen=True):
 
 
 class RecentRow(msgspec.Struct, frozen=True, kw_only=True):
-    """What a server has counted within the last hour. What is 0 is left out.
+    """A server's counts of the last hour, without those that are 0.
 
     :ivar since: when that was 0, RFC 3339, UTC: an hour ago, or at most a minute more; the start, if that is later
     :ivar counters, refused, closed: see :class:`ServerRow`

@@ -62,7 +62,7 @@ class QuarantineRow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def rows_of(records: Iterable[Quarantined], *, with_text: bool) -> list[QuarantineRow]:
-    """Show records. Values are left out once those before them are too many bytes."""
+    """Show records. Values are omitted once those before them exceed the limit of the answer."""
     rows, left = [], SHOWN_TOTAL_BYTES
     for record in records:
         value = record.value or b""

@@ -21,7 +21,7 @@ MAX_REPLY_BYTES: Final = 4 * 1024 * 1024
 MAX_ANSWERING: Final = 32
 """Queries of other servers that are answered at the same time; more get no reply."""
 NO_REPLY: Final = 0
-"""Number of a query that only tells something."""
+"""The number of a notification, which has no reply."""
 UNKNOWN_SERVERS: Final = "unknown"
 """In ``missing``: this server has not heard of the others yet."""
 

@@ -19,7 +19,7 @@ from .requests import user_of
 from .servers import News, Servers, Topic
 
 LEASE_S: Final = 6.0
-"""A subscription that is not renewed for so long has ended."""
+"""A subscription that is not renewed for this long has ended."""
 PERIOD_S: Final = 0.1
 """Between two batches."""
 MAX_EVENTS: Final = 1_000

@@ -32,7 +32,7 @@ PATIENCE_S: Final = 10.0
 BOXES_S: Final = 3.0
 """For finding an ``id`` in all boxes."""
 QUARANTINED: Final = 1_000
-"""So many of the newest copies in the quarantine are searched."""
+"""How many of the newest copies in the quarantine to search."""
 VALUE_BYTES: Final = 16 * 1024
 """Of each of their values."""
 

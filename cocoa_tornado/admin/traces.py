@@ -19,7 +19,7 @@ from .trace_boxes import REPLACED, BoxSearch, Sought, ttl_note
 MAX_RECORDS: Final = 8
 """Records with one id, such as a record that was read twice: no more of them are shown."""
 BOX_PATIENCE_S: Final = 0.7
-"""What the boxes do not answer within this time is not known."""
+"""The time limit for the boxes; later outcomes are unknown."""
 AT_ONCE: Final = 50
 """Boxes that are looked into at the same time, and devices that are judged in one turn of the loop."""
 WRONG_KEY: Final = "its key names neither the device nor the session: the value decides"

@@ -16,7 +16,7 @@ from .subscribers import EVENTS, SUBSCRIBE, EventBatch, Subscription, WatchRow, 
 MAX_WATCHERS: Final = 32
 """Contract section 10: of one server."""
 RENEW_S: Final = 2.0
-"""Between two rounds of subscriptions: a server that starts is watched after so long at most."""
+"""Between two rounds of subscriptions: a server that starts is watched within this time."""
 PERIOD_S: Final = 0.1
 """Between two writes to one watcher."""
 MAX_EVENTS: Final = 1_000

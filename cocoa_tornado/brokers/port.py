@@ -112,7 +112,7 @@ class RecordAt:
 
 
 Judge = Callable[[Quarantined], Returned]
-"""Says what goes back to the results topic; pure, thread-safe. What it raises is raised by :meth:`Broker.requeue`."""
+"""Returns what to publish on the results topic; pure, thread-safe. :meth:`Broker.requeue` passes its exceptions on."""
 
 Decoder = Callable[[bytes | None, bytes | None, int, Headers | None], Decoded]
 """``decode(key, value, timestamp_ms, headers)``; pure, thread-safe, never raises. None: there are no headers."""

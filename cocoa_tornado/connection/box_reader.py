@@ -38,13 +38,14 @@ from .gap_notices import GapNotices, in_lane, of_lane
 from .questions import LATER, LOOK, REFUSED, Ack, Arrived, Looked, Lost, Question, latest
 
 NORMALS_FOR_HIGH: Final = 8
-"""While more messages of high priority wait than a page holds, a page of the normal lane is so many times smaller:
+"""While more messages of high priority wait than a page holds, a page of the normal lane is this many times smaller:
 contract section 9."""
 _EPOCH_SHIFT: Final = 48
 """Numbers are lower than 2**48 (``rules/cursors.py``)."""
 _ONE_EPOCH: Final = 1 << _EPOCH_SHIFT
 _EARLIER_EPOCHS: Final = 8
-"""So many epochs are remembered. What was queued before them, and is queued still, counts as unknown to the mailbox."""
+"""How many epochs to remember. Messages that were queued before them, and are still queued, count as unknown to the
+mailbox."""
 
 
 _NEW: Final = tuple.__new__

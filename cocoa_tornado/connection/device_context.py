@@ -31,7 +31,7 @@ UPLINK_LINES = RateLimit(per_s=1, burst=10)
 SHORT_S = 300.0
 """A connection that was shorter counts as one of a device that connects again and again."""
 RECONNECT_QUIET_S = 600.0
-"""A device that has stayed connected, or away, for so long does so no longer."""
+"""A device that has stayed connected, or disconnected, for this long no longer counts as such."""
 
 
 class OpenConnection(Protocol):

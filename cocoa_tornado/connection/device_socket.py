@@ -20,7 +20,7 @@ MOST_PER_WRITE = 128 * 1024
 HOLD_S = 1.0
 """How long something may be held."""
 TLS_RECORD_BYTES = 16 * 1024
-"""The most that TLS encrypts at once. What is encrypted has to be sent."""
+"""The most that TLS encrypts at once. Encrypted data has to be sent."""
 
 
 class DeviceSocket:

@@ -20,7 +20,7 @@ from .protocol import TO_END, DeviceProtocol
 from .uplink import Uplink
 
 Full: TypeAlias = "Uplink | AudioSession | Inbound"
-"""What a connection waits for before it is read further. ``Inbound`` stands for the intake of all connections."""
+"""The parts that a connection waits for before it is read further. ``Inbound`` means the intake of all connections."""
 
 GENERATION_HEADER: Final = "cocoa.generation"
 """Two decimal numbers, ``<term>.<number>``: compare them as a pair."""
@@ -168,7 +168,7 @@ class Inbound:
             return
         # Speech is off.
         if not self._context.counters.audio_ignored:
-            log.warning("audio ignored: no speech engine is configured", extra=self._speaker.who())
+            log.warning("audio ignored", extra=self._speaker.who() | {"reason": "speech is off"})
         self._context.counters.audio_ignored += 1
 
     def _publish(self, record: bytes) -> None:

@@ -27,7 +27,7 @@ ACK_LINES = RateLimit(per_s=1, burst=10)
 RETRY_BASE_S, RETRY_CAP_S = 0.5, 5.0
 MAX_LATE_ACKS = 1_000
 LOOP_QUIET_S = 86_400.0
-"""A device that has not returned for so long is in no loop."""
+"""A device that has not reconnected for this long is not in a loop."""
 REFRESH_S = 86_400.0
 """How often a device that stays connected is refreshed in the mailbox, so that it is not forgotten: see
 :func:`refresh_period_s`."""

@@ -25,12 +25,12 @@ MOST_PER_TAKE: Final = 128 * 1024
 """Bytes after which no further frame is taken in one write. The kernel keeps as much unsent (``sockets.py``), so more
 would mostly be joined in vain."""
 MOST_HIGH_IN_A_ROW: Final = 8
-"""Contract section 9: so many high messages go before a normal one that waits."""
+"""Contract section 9: how many high messages may go before a waiting normal one."""
 
 
 Given: TypeAlias = tuple[Sequence[int], int]
-"""What the socket has taken completely: the timestamps of all messages, in the order of taking, and how many have a
-number. The latter include the messages that :meth:`Taker.frame_of` has skipped."""
+"""The messages that the socket has taken completely: the timestamps of all messages, in the order of taking, and how
+many have a number. The latter include the messages that :meth:`Taker.frame_of` has skipped."""
 NOTHING_GIVEN: Final[Given] = ((), 0)
 
 

@@ -70,7 +70,8 @@ from .queue import Queued
 LINGER_S: Final = 2.0
 """How long a client that broke the protocol may take to read our close frame and to close."""
 MAX_DISCARDED_BYTES: Final = 16 * 1024 * 1024
-"""Closing a socket with unread bytes resets the connection, and our close frame may be lost: so much is read first."""
+"""Closing a socket with unread bytes resets the connection, and our close frame may be lost: up to this much is read
+first."""
 
 PROTOCOL_ERROR: Final = "protocol_error"
 CLOSED_BY_DEVICE: Final = "closed_by_device"
@@ -113,7 +114,7 @@ PAUSED: Final = Reading.PAUSED
 TO_END: Final = Reading.TO_END
 
 Event: TypeAlias = Text | Binary | Pong
-"""What :meth:`DeviceProtocol.receive` returns."""
+"""The events that :meth:`DeviceProtocol.receive` returns."""
 
 _ONE_PONG: Final[Sequence[Event]] = (Pong(b""),)
 

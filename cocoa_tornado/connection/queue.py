@@ -11,7 +11,7 @@ from ..rules.live_events import ToWrite
 from ..rules.terms import Terms
 
 CURSOR_BYTES: Final = 64
-"""What a message whose frame is not made yet counts for in addition to its payload: the header and the cursor."""
+"""The bytes that a message without a frame counts as in addition to its payload: the header and the cursor."""
 
 Queued: TypeAlias = tuple[bytes, int, Terms | None]
 """A queued message: its body, its timestamp and its terms."""

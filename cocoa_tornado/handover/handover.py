@@ -30,7 +30,7 @@ from .wire import Hello, Message, News, Records, records_of
 GATHER_S: Final = 0.01
 """The least time between two messages to a sibling, at a high rate. A record that comes alone does not wait."""
 MOST: Final = 128
-"""So many records don't wait either."""
+"""This many records don't wait either."""
 FENCE_AGAIN_S: Final = 1.0
 LOOK_S: Final = 0.5
 

@@ -13,7 +13,7 @@ from ..rules.audiences import is_of_user
 from .port import Entry, FanOut
 
 FAN_OUTS_UNDER_WAY: Final = 32
-"""At most so many are under way, unless a single call appends more."""
+"""The most in progress, unless a single call appends more."""
 
 
 def count(entries: Iterable[Entry | FanOut]) -> int:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import Final
 
 GROUPS_FIRST: Final = 4
-"""So many groups in a row may go before a step of a fan-out."""
+"""How many groups in a row may go before a step of a fan-out."""
 
 PACED_FROM: Final = 10_000
-"""A fan-out that has had so many recipients is paced."""
+"""A fan-out with this many recipients is paced."""
 
 REST_FACTOR: Final = 4
-"""A paced fan-out rests for so many times as long as its last step took, if messages were stored meanwhile: their
-latency matters more than when the last of so many devices gets the message."""
+"""A paced fan-out rests for this many times the duration of its last step, if messages were stored meanwhile: their
+latency matters more than when the last of the devices gets the message."""
 
 
 class FanOutPace:

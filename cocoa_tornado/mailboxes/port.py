@@ -22,15 +22,15 @@ from ..rules.repeats import Repeats
 
 ID_REMEMBERED_S: Final = 600.0
 IDS_REMEMBERED: Final = 1_000
-"""For so long, and so many of each device, an ``id`` is remembered although its message has left the box."""
+"""How long, and how many of each device, ids are remembered after their messages have left the box."""
 
 FULL_QUIET_S: Final = 86_400.0
-"""A box that has dropped nothing for so long is not full any more."""
+"""A box that has dropped no message for this long no longer counts as full."""
 
 NOT_STORED: Final = 0
 """The number of a transient message where its ``id`` is remembered. No stored message has it."""
 RECORDED: Final = 0
-"""What :meth:`Mailbox.append` returns for a fan-out that it has recorded."""
+"""The result of :meth:`Mailbox.append` for a fan-out that it has recorded."""
 
 
 class Entry(NamedTuple):

@@ -62,7 +62,7 @@ SOURCES_AT_ONCE = 8
 SWEEP_BOXES, SWEEP_MESSAGES, SWEEP_MEMBERS = 200, 500, 500
 MEMBERS_AT_ONCE: Final = 1_000
 BOXES_AT_ONCE: Final = 200
-"""So many boxes are searched for an ``id`` in one script."""
+"""How many boxes one script searches for an ``id``."""
 STEP: Final = 25
 """Messages of a fan-out that one script stores: Redis does nothing else meanwhile."""
 

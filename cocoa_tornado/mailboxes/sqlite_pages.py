@@ -16,7 +16,7 @@ from .sqlite_epochs import epochs_of
 from .store import Read
 
 BOXES_AT_ONCE: Final = 500
-"""So many boxes are searched for an ``id`` in one query."""
+"""How many boxes one query searches for an ``id``."""
 
 
 class Expiry(NamedTuple):

@@ -15,7 +15,7 @@ from .port import FanOut, lane_of
 from .sqlite_boxes import Boxes
 
 LONG_CUTS: Final = 400
-"""Boxes with so many characters of cuts are left to Python, which removes those of forgotten epochs."""
+"""Boxes with this many characters of cuts are left to Python, which removes those of forgotten epochs."""
 
 _THESE: Final = "id IN (SELECT value FROM json_each(:ids))"
 _ORDINARY: Final = (

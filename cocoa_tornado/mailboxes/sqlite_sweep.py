@@ -14,7 +14,7 @@ SWEEP_BOXES: Final = 1_000
 SWEEP_MESSAGES: Final = 1_000
 
 SHARED_AFTER_S: Final = 86_400.0
-"""A payload that messages share is kept for so long after all of them have expired, as they are deleted later."""
+"""How long a shared payload is kept after all of its messages have expired, because they are deleted later."""
 
 
 @dataclass

@@ -21,7 +21,8 @@ MAX_ROUNDS: Final = 2
 ANSWER_PATIENCE_S: Final = 1.0
 """How much longer than ``challenge_s`` the answer of another server may take."""
 LATE_S: Final = 0.1
-"""If a challenge is judged so much later than planned, this server has paused, and may not have read the answer yet."""
+"""If a challenge is evaluated this much later than planned, this server has paused, and may not have read the answer
+yet."""
 
 
 def give_up_at(arrived_at: float, limits: SlotLimits) -> float:

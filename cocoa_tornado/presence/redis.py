@@ -34,7 +34,7 @@ from .redis_scripts import Granted, Held, bucket_key
 OBSTACLE_PATIENCE_S: Final = 2.0
 """How long a plain GET waits to hear who holds a device."""
 SILENT_S: Final = 3.0
-"""A server that has not beaten for so long is not challenged: it would not answer."""
+"""A server without a beat for this long is not challenged, because it would not answer."""
 FENCING_S: Final = 0.2
 """From the time at which FENCE or SETTLE is due until it is done."""
 

@@ -19,7 +19,7 @@ from ..settings.rows import Fault, row
 SERVERS: Final = "Several servers"
 PRESENCE_REDIS: Final = redis_scheme(instead="local://")
 CLOCK_DRIFT: Final = 0.01
-"""What the clock of a server may gain or lose."""
+"""The relative error that the clock of a server may have."""
 BEFORE_FENCE_S: Final = 1.2
 """How much shorter than the fence another server watches this one: ``Timing.watch_s``."""
 LEAST_DIFFERENCE_S: Final = 3.0

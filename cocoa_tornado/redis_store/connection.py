@@ -27,7 +27,7 @@ REPLY_PATIENCE_S: Final = 4.0
 _INFO: Final = (("INFO", "server"), ("INFO", "replication"))
 
 _RETRIED: Final = (errors.NoScriptError, errors.ReadOnlyError)
-"""What an exchange does something about: it loads the scripts, or looks for another master."""
+"""The errors that an exchange handles: it loads the scripts, or looks for another master."""
 
 OnOutcome: TypeAlias = Callable[[list[Any] | Exception | None], object]
 """Gets the replies, as :meth:`RedisConnection.exchange` returns them; a fault, if Redis does not answer; or None: call

@@ -6,7 +6,7 @@ from typing import Final
 
 MAX_MESSAGES: Final = 20_000
 MAX_BYTES: Final = 64 * 1024 * 1024
-"""What an inbox holds at most, as in ``RelayLimits``, for scripts that are not told."""
+"""The limits of an inbox, as in ``RelayLimits``, for scripts that do not get them as arguments."""
 
 REPLACING: Final = """
 -- Whether the reply to a command says that its key has another type, or that an entry comes too late: something else

@@ -14,7 +14,7 @@ from ..rules.close_codes import CloseReason
 from ..rules.terms import Terms
 
 ENVELOPE_BYTES = 64
-"""What a message counts for in addition to its strings and payloads."""
+"""The bytes that a message counts as in addition to its strings and payloads."""
 UNKNOWN_PLACE: Final = -1
 """Of a transient message: a later one may have been stored, and it is not known under which number. The message is
 dropped, because it might overtake."""

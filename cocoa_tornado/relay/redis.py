@@ -44,7 +44,7 @@ READ_MOST: Final = 100
 BLOCK_MS: Final = 1000
 """How long Redis waits for a message: each answer shows that the inbox is being read."""
 HAND_OVER_MOST: Final = 500
-"""After so many messages, other work of the loop has its turn."""
+"""After this many messages, other work of the loop gets its turn."""
 RETRY_S: Final = (0.1, 2.0)
 ANOTHER_PROCESS_PATIENCE_S: Final = 5.0
 """After a restart of Redis, presence joins again. If it does not in this time, Redis hides its run id."""

@@ -153,7 +153,7 @@ def encode(message: RelayMessage) -> bytes:
 
 
 FORWARD_HEAD: Final = b"\x93" + _ENCODE(VERSION) + _ENCODE("forward")
-"""What a :class:`Forward` begins with. Behind it are the head of an array and the messages, one after the other."""
+"""The beginning of a :class:`Forward`. The head of an array and the messages follow, one after the other."""
 
 
 def encode_each(messages: Sequence[ForwardedMessage]) -> list[bytes]:

@@ -17,8 +17,8 @@ from .address import Address, Devices, Directory, Everyone, Group, User, recipie
 Message: TypeAlias = tuple[int, str]
 """The index of the record in the batch, and the device."""
 Part: TypeAlias = tuple[int, str | None]
-"""A message or, without a device, a record whose devices somebody else finds: the mailbox those of a fan-out, another
-server those that it holds."""
+"""A message or, without a device, a record whose devices are found elsewhere: by the mailbox for a fan-out, by another
+server for those that it holds."""
 
 
 class Plan(NamedTuple):

@@ -43,7 +43,7 @@ _LOST: Final = frozenset(
     )
     if hasattr(errno, name)
 )
-"""What is wrong with the newcomer alone, and not with us: accept(2) says to go on with the next."""
+"""Errors of the new connection alone: accept(2) says to continue with the next."""
 
 
 class Obstacle(enum.Enum):

@@ -28,7 +28,7 @@ and to share its partitions out again: such messages are late."""
 REMEMBERED: Final = 1_000
 """Lost messages that are recognized when they arrive after all: two an interval, for more than an hour by default."""
 MOST_AWAITED: Final = 64
-"""A canary for which so many messages are under way is sent no more, so that all find room in its outbox."""
+"""A canary with this many messages in flight is sent no more, so that all fit in its outbox."""
 OPTIONS: Final = Options(ttl_s=0)
 """How canary messages are delivered: never stored."""
 

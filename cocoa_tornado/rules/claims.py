@@ -10,7 +10,7 @@ import zlib
 from typing import Final, NamedTuple
 
 BUCKETS: Final = 16_384
-"""Devices are kept in so many hashes: small ones, which take a third of the memory of one key for each device."""
+"""The number of hashes that hold the devices: small ones, which take a third of the memory of one key per device."""
 
 
 class Claim(NamedTuple):

@@ -15,7 +15,7 @@ REQUEST_HEADERS: Final = "Authorization, Content-Type, X-API-Key, X-API-Secret"
 EXPOSED_HEADERS: Final = "Retry-After, WWW-Authenticate"
 
 MAX_AGE_S: Final = 600
-"""How long a browser caches a preflight. An origin removed from the list can go on sending for this long at most; it
+"""How long a browser caches a preflight. An origin removed from the list can continue to send for this long at most; it
 can't read the responses any more."""
 
 ROUTES: Final = {

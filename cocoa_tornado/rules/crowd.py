@@ -29,14 +29,14 @@ RESERVE_SHARE: Final = 16
 """The last sixteenth of the bound is a reserve. As long as a connection is in it, others give way."""
 
 ALARM_S: Final = 60.0
-"""For so long after slow connections had to give way, who enters the reserve must be quick, so that a probe of
-``/health`` finds a free place in it while slow strangers hold all the others. Not before: thousands of devices that
+"""For this long after slow connections had to be closed, a connection that enters the reserve must be quick, so that a
+probe of ``/health`` finds a free place in it while slow clients hold all others. Not before: thousands of devices that
 come back at once fill the reserve too, and nearly all of them are served within the patience for slow ones."""
 
 MAX_REQUESTS: Final = 1000
 MAX_AGE_S: Final = 600.0
-"""After so many requests, or so long, the next answer closes its connection. A proxy or a scraper opens another one;
-nobody holds a place indefinitely."""
+"""After this many requests, or this long, the next answer closes its connection. A proxy or a scraper opens another
+one; no client holds a place indefinitely."""
 
 LOOKED_AT: Final = 32
 """How many connections of an address to examine for one that may be closed."""

@@ -20,7 +20,7 @@ from .strict_json import read_json
 KEY_BYTES: Final = 32
 MAX_ACK_CHARS: Final = 256
 GAP_HEAD: Final = b'{"type":"gap",'
-"""What a gap notice begins with, and no message of a record does."""
+"""The beginning of a gap notice, which no message of a record has."""
 _EPOCH_BYTES: Final = 4
 _NUMBER_BYTES: Final = 6
 _NUMBER_BITS: Final = 8 * _NUMBER_BYTES

@@ -24,7 +24,7 @@ MAX_TOKEN_BYTES: Final = 13 * 1024
 ADMIN_AUDIENCE: Final = "cocoa-admin"
 """The audience of admin tokens, which are never a device's."""
 CANARY_PREFIX: Final = "cocoa-canary-"
-"""What the device ids of the gateway's own canaries begin with; no token may name one."""
+"""The prefix of the canaries' device ids; no token may name one."""
 DEVICE_CLAIMS: Final = ("device_id", "user_id", "device_version", "groups")
 """The claims that describe a device; all others are RFC 7519's."""
 

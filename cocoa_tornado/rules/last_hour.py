@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Final, NamedTuple
 
 PERIOD_S: Final = 60.0
-"""Between two snapshots: by so much, at most, more than an hour is looked back."""
+"""Between two snapshots; the period is at most this much longer than an hour."""
 HOUR_S: Final = 3_600.0
 
 

@@ -18,7 +18,7 @@ from .identity import DeviceIdentity
 LiveKind: TypeAlias = Literal["connected", "refused", "challenged", "closed", "message", "lost"]
 MAX_ID_BYTES: Final = 64
 EVENT_BYTES: Final = 256
-"""What an event counts for in addition to its strings."""
+"""The bytes that an event counts as in addition to its strings."""
 
 
 class WrittenMessage(msgspec.Struct, frozen=True, kw_only=True):

@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 ADVISORY: Final = frozenset({"quarantine", "canary"})
-"""Parts without which a record produced from now on is delivered all the same."""
+"""Advisory parts: records are delivered without them."""
 
 ReadinessPart = Mapping[str, Any]
 """``ok``, ``state``, and perhaps more."""
 OFF: Final[ReadinessPart] = {"ok": True, "state": "off"}
-"""What is not in use."""
+"""The entry of a part that is not in use."""
 
 
 @dataclass(frozen=True, slots=True)

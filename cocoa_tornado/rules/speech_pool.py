@@ -45,7 +45,7 @@ MAX_PARKED: Final = 256
 (``kept_audio.py``), so this bounds the memory, and how long streams wait that resume together."""
 
 PARKED_AT_LEAST_S: Final = 10.0
-"""A parked stream keeps its place for so long. By then it has sent nothing, or too little for a second attempt."""
+"""How long a parked stream keeps its place. By then it has sent no audio, or too little for a second attempt."""
 
 SHORTEST_RETRY_S: Final = 1.0
 LONGEST_RETRY_S: Final = 60.0

@@ -38,17 +38,17 @@ LEAVE_S: Final = 10.0
 """The longest time between the end of a worker's drain and its exit, without beats. The log is flushed meanwhile."""
 
 DRAIN_MARGIN_S: Final = 5.0
-"""What a worker may take for its drain beyond ``drain_grace``."""
+"""The time that a worker's drain may take beyond ``drain_grace``."""
 
 STEADY_S: Final = 30.0
-"""A worker that has been up for so long is restarted without the backoff of earlier deaths."""
+"""A worker that has been up for this long is restarted without the backoff of earlier deaths."""
 
 FIRST_RESTART_S: Final = 0.5
 LAST_RESTART_S: Final = 15.0
 
 KillReason = Literal["hung", "start", "drain", "exit", "forced"]
 RestartReason = Literal["died", "drained", KillReason]
-"""Why a worker is started again: it was killed, it has drained since somebody sent it SIGTERM, or it died."""
+"""Why a worker is started again: it was killed, it has drained after a SIGTERM from outside, or it died."""
 
 
 class ChildPhase(enum.Enum):

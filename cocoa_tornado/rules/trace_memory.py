@@ -36,15 +36,15 @@ Outcome: TypeAlias = Literal[
 
 BATCH_BYTES: Final = 512
 OFFSET_BYTES: Final = 40
-"""What a batch takes for each record, beside the record itself: its offset."""
+"""The bytes per record of a batch, besides the record itself: its offset."""
 NOTE_BYTES: Final = 200
 RECIPIENT_BYTES: Final = 16
 PART_BYTES: Final = 100
-"""What a message that is stored or forwarded takes."""
+"""The bytes of a message that is stored or forwarded."""
 MESSAGES_PER_DEVICE: Final = 20
-"""So many of a device's last messages are shown."""
+"""How many of a device's last messages to show."""
 SLICE: Final = 2_000
-"""So many records or notes are searched between two pauses: about half a millisecond."""
+"""How many records or notes to search between two pauses: about half a millisecond."""
 
 
 class Note(NamedTuple):

@@ -13,7 +13,7 @@ MAX_HEAD_BYTES: Final = max(SETTLED_BYTES, 8 * 1024)
 """How much of an upload is examined. If a WAV's samples begin later, only the decoder judges it."""
 
 SLACK_S: Final = 0.01
-"""What the decoder may round away."""
+"""The duration that the decoder may round off."""
 
 
 class UploadHead:

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 LEAST_S: Final = 0.1
-"""Every part gets so much time to close, even after the deadline."""
+"""Every part gets this much time to close, even after the deadline."""
 
 
 class OpenParts:

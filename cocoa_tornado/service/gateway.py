@@ -145,7 +145,7 @@ class Gateway:
         parts, opened = self.parts, self._opened
         self._wiring = wiring = wire(parts, self._siblings, opened)
         if not write_progress_is_visible():
-            log.warning("write progress is not visible with this Tornado; large writes must end within the write wait")
+            log.warning("write progress unknown", extra={"detail": "large answers must end within write_wait"})
         opened.stop(wiring.housekeeping.stop)
         wiring.housekeeping.start()
         opened.stop(wiring.revocation.stop)

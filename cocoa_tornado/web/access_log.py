@@ -11,7 +11,7 @@ from tornado.web import RequestHandler
 from .handlers import GatewayErrors, shown_path
 
 QUIET_PATHS: Final = frozenset(["/api/v1/health", "/api/v1/ready", "/metrics"])
-"""What monitoring asks for all the time."""
+"""The paths that monitoring requests all the time."""
 
 log = logging.getLogger("cocoa.access")
 

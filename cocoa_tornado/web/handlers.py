@@ -45,11 +45,11 @@ MAX_BODIES_BYTES = 16 * 1024 * 1024
 FLAGS = {b"true": True, b"1": True, b"false": False, b"0": False}
 
 MAX_CLIENTS = 8192
-"""So many addresses with wrong credentials, and so many devices that publish, are remembered: 1 MB each. To forget an
-eighth of them takes a few milliseconds."""
+"""Remembered addresses with wrong credentials, and devices that publish: 1 MB each. Forgetting an eighth of them takes
+a few milliseconds."""
 
 HOST_NOT_ALLOWED: Final = "Host not allowed: add its name to the setting allowed_hosts"
-"""Never the name itself, which a stranger may have chosen."""
+"""Not the name itself, which any client may choose."""
 
 log = logging.getLogger("cocoa.http")
 
@@ -157,7 +157,7 @@ class GatewayErrors(RequestHandler):
     context: WebContext
 
     allows_any_host = False
-    """Whether it answers by any name: only where an answer without a token or a secret tells nothing."""
+    """Whether it accepts any host name: only if an answer without a token or a secret reveals nothing."""
 
     is_quiet = False
     """Leave it out of the access log: a client could ask for any number of these lines."""
@@ -304,7 +304,7 @@ class GatewayErrors(RequestHandler):
 
 
 class NotFoundHandler(GatewayErrors):
-    """Every unknown route. It tells nothing, so its host does not matter."""
+    """Every unknown route. It reveals nothing, so it accepts any host name."""
 
     def prepare(self) -> None:
         self.look_behind_the_proxy()

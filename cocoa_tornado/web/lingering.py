@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from typing import Final
 
 MAX_BYTES: Final = 16 * 1024 * 1024
-"""So much of what nobody wants is read at most."""
+"""The most data to read and discard."""
 
 TIME_S: Final = 5.0
-"""For so long at most is a client heard out that goes on sending."""
+"""The longest time to read from a client that continues to send."""
 
 IDLE_S: Final = 1.0
-"""A client from which nothing more comes for so long has its answer."""
+"""A client that sends nothing for this long has its answer."""
 
 MAX_SOCKETS: Final = 512
 """When more are about to be closed, the one that has had the most time is closed at once."""

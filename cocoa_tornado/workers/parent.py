@@ -45,7 +45,7 @@ from .place import Place
 
 READ_BYTES: Final = 256 * 1024
 MAX_UNSENT_BYTES: Final = 2 * MAX_MESSAGE_BYTES
-"""What may wait for one worker. A worker that reads nothing has stopped, and loses what comes after."""
+"""The bytes that may wait for one worker. A worker that reads nothing has stopped, and loses later messages."""
 
 RELOAD_S: Final = 30.0
 """How long the parent reports a reload to systemd at most, if a worker does not complete it."""

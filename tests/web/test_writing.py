@@ -98,7 +98,7 @@ async def test_nor_has_one_that_finds_its_end_while_it_looks_for_what_is_unread(
     theirs.close()
 
 
-@pytest.mark.logs("cocoa.service", "^write progress is not visible")
+@pytest.mark.logs("cocoa.service", "^write progress unknown")
 async def test_a_tornado_that_shows_no_progress_of_writes_is_named_once(
     start_gateway: StartGateway, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
