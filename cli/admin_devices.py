@@ -107,7 +107,9 @@ def _all_pages(admin: Admin, path: str, query: dict[str, str | None], after: str
 @admin_command("device")
 @click.argument("device_id", metavar="DEVICE")
 def device(admin: Admin, device_id: str) -> None:
-    """Show a device. That is: its connections, box, last events and messages, and whether it is blocked.
+    """Show a device: connections, box, last events.
+
+    Also its last messages, and whether it is blocked.
 
     The box has the messages that wait for the device; "acknowledged" is the number of the last message that it has
     acknowledged in each lane. The events are the last 20 that the servers remember: connected, refused (with the HTTP

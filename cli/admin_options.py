@@ -23,7 +23,7 @@ from cocoa_tornado.rules.addresses import is_loopback
 from .admin_client import AdminClient, AdminError, Answer
 from .listeners import is_of_another_user
 from .options import Seconds, WrongUsage, given_secret
-from .terminal import plain, wants_colours, without_controls
+from .terminal import plain, without_controls
 
 DEFAULT_URL: Final = "http://127.0.0.1:8080"
 URL_VARIABLE: Final = "COCOA_ADMIN_URL"
@@ -103,10 +103,8 @@ def admin_command(name: str) -> Callable[[Callable[..., None]], click.Command]:
     own, and passes an :class:`Admin` as the first argument instead of them."""
 
     def make(function: Callable[..., None]) -> click.Command:
-        @click.pass_context
         @functools.wraps(function)
-        def run(context: click.Context, /, **options: Any) -> None:
-            context.color = wants_colours()
+        def run(**options: Any) -> None:
             admin = _admin(options)
             try:
                 function(admin, **options)

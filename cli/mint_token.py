@@ -302,9 +302,10 @@ def _with_development_key(settings: Settings, algorithm: str | None) -> Signer:
     from cocoa_tornado.identity.devkey import development_secret
 
     key = development_secret(settings.data_dir)
+    signer = _with_secret(key.secret, algorithm, settings.jwt_algorithms)
     made = ", created just now" if key.created else ""
     click.echo(f"Signed with this machine's development key: {key.path}{made}", err=True)
-    return _with_secret(key.secret, algorithm, settings.jwt_algorithms)
+    return signer
 
 
 def _with_secret(secret: str, algorithm: str | None, allowed: Sequence[str]) -> Signer:

@@ -11,6 +11,7 @@ import click
 from cocoa_tornado.plain_text import one_line
 
 from .streams import ReaderGone, die_of_sigpipe
+from .terminal import wants_colours
 
 MAX_MESSAGE = 2000
 """The largest length of a message in characters. click quotes arguments of any length."""
@@ -28,6 +29,7 @@ class OneLineGroup(click.Group):
         **extra: Any,
     ) -> Any:
         """Run, and exit with 0 (success), 1 (failure), 2 (wrong usage) or 130 (interrupted), or die of SIGPIPE."""
+        extra.setdefault("color", wants_colours())
         if not standalone_mode:
             return super().main(args, prog_name, complete_var, False, **extra)
         try:

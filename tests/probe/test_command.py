@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import signal
@@ -14,6 +15,7 @@ from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner, Result
 from cryptography import x509
@@ -331,6 +333,15 @@ def test_a_terminal_of_old_gets_letters_for_marks() -> None:
     assert output.startswith("ok   health ")
     assert "\nFAIL ready " in output
     assert errors == ""
+
+
+def test_colours_are_for_terminals_without_no_color() -> None:
+    main: click.Command = importlib.import_module("cli.commands").cocoa
+    with running(Fault.NOT_READY) as gateway:
+        arguments = ["probe-device", f"127.0.0.1:{gateway.port}", "--secret", SECRET]
+        for variables, has_colours in (({"NO_COLOR": None, "TERM": "xterm"}, True), ({"NO_COLOR": "1"}, False)):
+            result = CliRunner().invoke(main, arguments, env=variables, color=True)
+            assert ("\x1b[" in result.stdout) is has_colours
 
 
 def test_listening_prints_messages_until_ctrl_c() -> None:
