@@ -14,6 +14,9 @@ from typing import Any
 from websockets.asyncio.client import ClientConnection, connect
 
 from .browser import CHROMIUM, PATIENCE_S
+from .pages import AnyPage, PageError, by_text
+
+__all__ = ["Chromium", "Page", "PageError", "by_text", "chromium"]
 
 FLAGS = (
     *("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run"),
@@ -21,10 +24,6 @@ FLAGS = (
     *("--remote-debugging-port=0", "--hide-scrollbars"),
 )
 KEYS = {"Tab": 9, "Enter": 13, "Escape": 27, " ": 32, "ArrowLeft": 37, "ArrowRight": 39, "ArrowDown": 40}
-
-
-class PageError(Exception):
-    """A script of the test threw, or the browser refused a command."""
 
 
 class Chromium:
@@ -73,16 +72,14 @@ class Chromium:
             await page.close()
 
 
-class Page:
+class Page(AnyPage):
     """One tab.
 
-    :ivar faults: what the page's scripts threw or logged as errors, blocked loads and violations of its policy among
-        them
     :ivar dialogs: the texts of ``alert`` and its kin, each dismissed at once
     """
 
     def __init__(self, socket: ClientConnection) -> None:
-        self.faults: list[str] = []
+        super().__init__()
         self.dialogs: list[str] = []
         self._socket = socket
         self._numbers = itertools.count(1)
@@ -104,11 +101,6 @@ class Page:
         motion = {"name": "prefers-reduced-motion", "value": "reduce" if calm else "no-preference"}
         await self.call("Emulation.setEmulatedMedia", features=[scheme, motion])
 
-    def faults_but(self, *statuses: int) -> list[str]:
-        """The faults, without the browser's lines about answers of these statuses."""
-        known = [f"responded with a status of {status} " for status in statuses]
-        return [fault for fault in self.faults if not any(each in fault for each in known)]
-
     async def go(self, url: str) -> None:
         """Open a URL, and wait until it has loaded."""
         self._loaded.clear()
@@ -123,33 +115,8 @@ class Page:
             raise PageError(described(answer["exceptionDetails"]))
         return answer["result"].get("value")
 
-    async def until(self, script: str) -> Any:
-        """Evaluate an expression until it is true, and return its value; of an element, True."""
-        value, found = f"((value) => value instanceof Node || value)({script})", None
-        try:
-            async with asyncio.timeout(PATIENCE_S):
-                while not (found := await self.evaluate(value)):
-                    await asyncio.sleep(0.05)
-        except TimeoutError:
-            text = await self.evaluate("document.body.innerText")
-            raise PageError(f"never true: {script}\n{text}\n{self.faults}") from None
-        return found
-
-    async def until_text(self, text: str) -> None:
-        """Wait until the page shows a text."""
-        await self.until(f"document.body.innerText.includes({json.dumps(text)})")
-
-    async def click(self, script: str) -> None:
-        """Wait for an element, and click it.
-
-        :param script: an expression, as :func:`by_text` makes it
-        """
-        await self.until(f"(() => {{ const found = {script}; found?.click(); return Boolean(found); }})()")
-
-    async def fill(self, selector: str, text: str) -> None:
-        """Put a text into a field, as if it had been typed."""
-        await self.until(f"(document.querySelector({json.dumps(selector)})?.select?.(), true)")
-        await self.evaluate(f"document.querySelector({json.dumps(selector)}).focus()")
+    async def type_text(self, text: str) -> None:
+        """Put a text where the cursor is."""
         await self.call("Input.insertText", text=text)
 
     async def press(self, key: str, *, shift: bool = False) -> None:
@@ -206,14 +173,6 @@ class Page:
 
 def described(details: dict[str, Any]) -> str:
     return str(details.get("exception", {}).get("description") or details["text"])
-
-
-def by_text(selector: str, text: str) -> str:
-    """A script that finds the first visible element of this selector whose text, or label, is ``text``."""
-    return (
-        f"[...document.querySelectorAll({json.dumps(selector)})].find((each) => each.checkVisibility()"
-        f" && [each.textContent.trim(), each.getAttribute('aria-label')].includes({json.dumps(text)}))"
-    )
 
 
 @contextlib.asynccontextmanager

@@ -135,6 +135,7 @@ NOT_AT_LOWEST: Final = (
         "web/test_browser.py",
         "console/test_accessibility.py",
         "console/test_browser.py",
+        "console/test_firefox.py",
         "speech/test_out_of_memory.py",
     ),
     "console/test_try.py",

@@ -348,6 +348,13 @@ async def test_a_token_that_is_refused_leads_to_the_form_and_a_lost_server_to_a_
         await page.until_text("Connection lost.")
         await page.until_text("out of date")
         assert not await page.evaluate("document.body.innerText.includes('all ready')")
+        await page.evaluate("location.hash = '#/explain'")
+        await page.click(by_text("main button", "Explain"))
+        await page.until_text("Try again when the connection is back.")
+        await page.evaluate("location.hash = '#/quarantine'")
+        await page.until_text("The console tries again by itself.")
+        await page.evaluate("globalThis.fetch = real")
+        await page.until_text("Nothing in the quarantine")
         await page.click(by_text("button", "Sign out"))
         await page.until("document.querySelector('#token')")
         assert (await ask(gateway, "GET", "/overview")).status == 200

@@ -20,7 +20,7 @@ from testing.browser import CHROMIUM
 from testing.chromium import Page, by_text, chromium
 from testing.waiting import eventually
 
-from ..admin.conftest import StartAdmin, admin_token, ask
+from ..admin.conftest import StartAdmin, admin_token, ask, send
 from ..harness import Harness
 from ..identity.material import private_pem, public_pem
 
@@ -198,6 +198,11 @@ async def test_what_is_missing_has_a_clear_state(start_admin: StartAdmin, tmp_pa
         not_sound.write_bytes(b"RIFF, but nothing else")
         await choose(page, not_sound)
         await page.until_text("be decoded.")
+        # The page can't read why the device is refused, but asks the gateway.
+        target = "/api/v1/admin/devices/signed%20elsewhere/block"
+        admin_port = gateway.gateway.parts.listeners.admin_port
+        assert (await send(gateway, "PUT", target, admin_token(), b"{}", admin_port)).status == 200
+        await page.until_text("(403, \u201cDevice blocked\u201d)")
         await opened(page, gateway, "gateway.test")
         await page.until_text("The microphone needs https.")
         assert await page.evaluate(f"{SPEAK}.disabled")

@@ -5,7 +5,7 @@ import {clock} from "./format.js";
 
 const WIDTH = 300;
 const HEIGHT = 84;
-const TOP = 8;
+const TOP = 17; // the label of the upper end stands above the lines
 
 /** The next round number above. */
 function ceiling(value) {

@@ -79,8 +79,9 @@ export const facts = (rows) =>
 
 /** A table whose rows are cards on a phone.
  * @param columns [{title, cell: (row) => node, end: numbers to the right, whole: never wrapped, named: names that wrap, but not at once, minor: not on a phone}];
- *   the first cell names the row */
-export function table(caption, columns, rows) {
+ *   the first cell names the row
+ * @param isNarrow whether the rows fit a phone as they are */
+export function table(caption, columns, rows, {isNarrow = false} = {}) {
   const head = columns.map(({title, end}) => h("th", {scope: "col", class: end && "end"}, title));
   const body = rows.map((row) =>
     h(
@@ -95,7 +96,7 @@ export function table(caption, columns, rows) {
   return h(
     "div",
     {class: "scroll", role: "region", "aria-label": caption, tabindex: 0},
-    h("table", {class: "cards"}, h("caption", {class: "unseen"}, caption), h("thead", {}, h("tr", {}, head)), h("tbody", {}, body)),
+    h("table", {class: isNarrow ? null : "cards"}, h("caption", {class: "unseen"}, caption), h("thead", {}, h("tr", {}, head)), h("tbody", {}, body)),
   );
 }
 
@@ -113,8 +114,8 @@ export const scopeHint = (scope) => {
   return ["Your token does not have the scope ", h("code", {}, line(scope)), ". Another one does: ", h("code", {}, command)];
 };
 
-/** What an error looks like; retry: what its button does. */
-export function failed(error, retry) {
+/** What an error looks like; retry: what its button does; isPolled: whether the page asks again without that. */
+export function failed(error, retry, {isPolled = true} = {}) {
   if (error.scope) {
     return h("div", {class: "state", role: "alert"}, icon("lock"), h("strong", {}, "Not permitted"), h("p", {}, scopeHint(error.scope)));
   }
@@ -124,7 +125,7 @@ export function failed(error, retry) {
     {class: "state", role: "alert"},
     icon(error.status === 0 ? "plug" : "warn"),
     h("strong", {}, title),
-    error.status === 0 ? h("p", {}, "The console tries again by itself.") : h("p", {}, line(error.message), error.status ? ` (${error.status})` : ""),
+    error.status === 0 ? h("p", {}, isPolled ? "The console tries again by itself." : "Try again when the connection is back.") : h("p", {}, line(error.message), error.status ? ` (${error.status})` : ""),
     retry && h("button", {class: "button", type: "button", on: {click: retry}}, "Try again"),
   );
 }

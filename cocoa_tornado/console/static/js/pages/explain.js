@@ -15,7 +15,7 @@ export function render(main, {query, signal}) {
     try {
       show(result, verdict(await api.post("explain", record.read(), {signal})));
     } catch (error) {
-      show(result, failed(error));
+      show(result, failed(error, null, {isPolled: false}));
     }
   }, {kind: "primary", scope: "admin:read"});
   main.append(

@@ -135,7 +135,7 @@ function reasons(answer, field, words) {
   const found = Object.entries(all).sort((one, other) => other[1] - one[1]);
   if (!found.length) return h("p", {class: "body muted"}, "None since the start.");
   const why = (name) => [h("code", {}, name), words[name] && h("span", {class: "muted"}, ` ${words[name]}`)];
-  return table("Counts by reason", countColumns("Reason", ([name]) => why(name), ([name]) => latest[name] ?? 0, ([, count]) => count), found);
+  return table(`Connections ${field}, by reason`, countColumns("Reason", ([name]) => why(name), ([name]) => latest[name] ?? 0, ([, count]) => count), found, {isNarrow: true});
 }
 
 const countColumns = (title, name, latest, all) => [
@@ -149,7 +149,7 @@ function totals(answer) {
   const count = (name, read) => (name === "read" ? Math.max(0, sum("read", read) - sum("canaries", read)) : sum(name, read));
   const mailbox = answer.servers.find((row) => row.waiting !== null);
   return [
-    table("Totals", countColumns("All servers", ([, label]) => label, ([name]) => count(name, recent), ([name]) => count(name, (row) => row)), TOTALS),
+    table("Totals", countColumns("All servers", ([, label]) => label, ([name]) => count(name, recent), ([name]) => count(name, (row) => row)), TOTALS, {isNarrow: true}),
     mailbox && h("p", {class: "body muted", title: KEPT}, `Kept in boxes, written ones included: ${plural(mailbox.waiting, "message")}, ${bytes(mailbox.waiting_bytes)}.`),
   ];
 }

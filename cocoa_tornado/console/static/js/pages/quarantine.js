@@ -1,6 +1,6 @@
 // Records that could not be delivered as they are: look at them, correct them, put them back.
 
-import {api, path} from "../api.js";
+import {api, backoff, path, pause} from "../api.js";
 import {h, show} from "../dom.js";
 import {bytes, line, lines, plural} from "../format.js";
 import {icon} from "../icons.js";
@@ -21,6 +21,8 @@ const REASONS = {
 
 export function render(main, {signal}) {
   let limit = STEP;
+  let attempt = 0;
+  let again = new AbortController();
   const list = h("div", {}, loading(6));
   const side = h("span", {role: "status"});
   const more = h("button", {class: "button", type: "button", hidden: true}, "Show more");
@@ -34,14 +36,21 @@ export function render(main, {signal}) {
   );
 
   async function load() {
+    again.abort();
+    again = new AbortController();
+    const {signal: waiting} = again;
     try {
       const {records} = await api.get("quarantine", {query: {limit}, signal});
+      attempt = 0;
       show(list, records.length ? records.map(rejected) : nothing("Nothing in the quarantine", "Every record could be read, and named a recipient."));
       show(side, plural(records.length, "record"));
       more.hidden = records.length < limit || limit >= MOST;
       more.parentElement.hidden = more.hidden;
     } catch (error) {
-      if (!signal.aborted) show(list, failed(error, load));
+      if (signal.aborted || waiting.aborted) return;
+      show(list, failed(error, load));
+      // There is nothing to lose yet, and nobody wants to press a button until the server is back.
+      if (error.status === 0) pause(backoff(attempt++), waiting).then(load, () => {});
     }
   }
 
@@ -89,6 +98,7 @@ export function render(main, {signal}) {
     );
   }
 
+  signal.addEventListener("abort", () => again.abort());
   load();
 }
 

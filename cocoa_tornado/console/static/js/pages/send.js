@@ -26,13 +26,13 @@ export function render(main, {query, signal}) {
 
   async function send() {
     const body = record.read();
-    if (!WIDE.has(record.kind())) return publish(body).catch((error) => show(result, failed(error)));
+    if (!WIDE.has(record.kind())) return publish(body).catch((error) => show(result, failed(error, null, {isPolled: false})));
     let about = null;
     if (session.may("admin:read")) {
       try {
         about = await api.post("explain", body, {signal});
       } catch (error) {
-        return show(result, failed(error));
+        return show(result, failed(error, null, {isPolled: false}));
       }
       if (!about.valid) return show(result, verdict(about));
     }
@@ -47,7 +47,7 @@ export function render(main, {query, signal}) {
     try {
       show(result, verdict(await api.post("explain", record.read(), {signal})));
     } catch (error) {
-      show(result, failed(error));
+      show(result, failed(error, null, {isPolled: false}));
     }
   }, {scope: "admin:read"});
   main.append(

@@ -35,6 +35,11 @@ export class Level {
     this.#draw(false);
   }
 
+  /** How many tenths of a second there were. */
+  get count() {
+    return this.#count;
+  }
+
   /** Whether there was nothing but silence for so many seconds from the beginning. */
   isSilent(seconds) {
     return this.#count >= seconds * 10 && 20 * Math.log10(this.#loudest + 1e-9) < QUIET_DB;

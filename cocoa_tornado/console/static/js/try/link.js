@@ -6,6 +6,8 @@ import {STABLE_MS, closed, delay, refused} from "./endings.js";
 
 const ACK_MS = 1000;
 const UNKNOWN_CURSOR = "Unknown cursor";
+// What the gateway says to this page's handshakes, where the status leaves no doubt.
+const MESSAGES = {400: UNKNOWN_CURSOR, 409: "Device already connected"};
 
 /** There is no token, and trying again will not help. why: what getToken says; shown to the person */
 export class NoToken extends Error {
@@ -203,7 +205,7 @@ export class Link {
   async #whyRefused(url, deviceId, token, signal) {
     const plain = new URL(url);
     plain.protocol = location.protocol;
-    if (plain.origin !== location.origin) return {end: refused(await this.#lastRefusal(deviceId, token, signal))};
+    if (plain.origin !== location.origin) return this.#lastRefusal(deviceId, token, signal);
     let answer;
     try {
       const headers = {Authorization: `Bearer ${token}`};
@@ -212,20 +214,25 @@ export class Link {
       return {end: refused(0)};
     }
     const message = (await answer.json().catch(() => null))?.message ?? "";
-    if (answer.status === 400 && message === UNKNOWN_CURSOR) this.#cursors.delete(deviceId);
-    const isAtOnce = answer.status === 400 && message === UNKNOWN_CURSOR;
-    return {end: refused(answer.status, message), retryAfterMs: (Number(answer.headers.get("Retry-After")) || 0) * 1000, isAtOnce};
+    return this.#refusal(deviceId, answer.status, message, (Number(answer.headers.get("Retry-After")) || 0) * 1000);
+  }
+
+  #refusal(deviceId, status, message, retryAfterMs = 0) {
+    const isAtOnce = message === UNKNOWN_CURSOR && this.#cursors.delete(deviceId);
+    return {end: refused(status, message), retryAfterMs, isAtOnce};
   }
 
   /** Where devices have a port of their own the page can't read its answers; but the gateway remembers them. */
   async #lastRefusal(deviceId, token, signal) {
-    if (claimsOf(token).exp * 1000 < Date.now()) return 401;
+    if (claimsOf(token).exp * 1000 < Date.now()) return {end: refused(401)};
     try {
-      const {events} = await api.get(path("devices", deviceId), {signal});
+      const {events, blocked} = await api.get(path("devices", deviceId), {signal});
       const last = events.findLast((event) => event.event === "refused");
-      return last !== undefined && Date.now() - Date.parse(last.at) < 10_000 ? last.code : null;
+      if (last === undefined || Date.now() - Date.parse(last.at) > 10_000) return {end: refused(null)};
+      const message = last.code === 403 ? (blocked ? "Device blocked" : "Origin not allowed") : MESSAGES[last.code];
+      return this.#refusal(deviceId, last.code, message);
     } catch {
-      return null;
+      return {end: refused(null)};
     }
   }
 }

@@ -22,6 +22,11 @@ const TROUBLE = {
   other: ["That did not work", (error) => [line(error.message)]],
 };
 
+const QUIET = {
+  nothing: ["No sound arrives. ", "The browser has opened the microphone, and gives nothing of it. Firefox needs a sound output as well, if only a silent one."],
+  silence: ["Nothing to hear. ", "Is it the right microphone, and is it on?"],
+};
+
 const minutes = (ms) => `${Math.floor(ms / 60_000)}:${String(Math.floor(ms / 1000) % 60).padStart(2, "0")}`;
 
 /** @param link of the device; signal: ends everything; isSpeechOff: () => boolean */
@@ -82,14 +87,16 @@ export function speakingPanel({link, signal, isSpeechOff}) {
   function flows(mine, name) {
     mine.isOpening = false;
     const began = performance.now();
-    let isWarned = false;
+    let warned = null;
     const say = () => {
-      show(status, `${minutes(performance.now() - began)} · `, name, dropped ? ` · ${dropped} pieces dropped: the network is too slow` : null);
-      const isSilent = mine.what === "microphone" && level.isSilent(SILENT_S);
-      if (isSilent === isWarned) return;
-      isWarned = isSilent;
-      if (!isSilent) preface();
-      else notes.append(note("warn", h("strong", {}, "Nothing to hear. "), "Is it the right microphone, and is it on?"));
+      const lasted = performance.now() - began;
+      show(status, `${minutes(lasted)} · `, name, dropped ? ` · ${dropped} pieces dropped: the network is too slow` : null);
+      if (mine.what !== "microphone") return;
+      const quiet = level.count === 0 && lasted > SILENT_S * 1000 ? "nothing" : level.isSilent(SILENT_S) ? "silence" : null;
+      if (quiet === warned) return;
+      warned = quiet;
+      preface();
+      if (quiet) notes.append(note("warn", h("strong", {}, QUIET[quiet][0]), QUIET[quiet][1]));
     };
     status.removeAttribute("role"); // a clock is not worth an announcement
     tick = setInterval(say, 500);

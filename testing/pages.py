@@ -1,0 +1,74 @@
+"""What one can do with a page, whichever browser shows it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+from .browser import PATIENCE_S
+
+
+class PageError(Exception):
+    """A script of the test threw, or the browser refused a command."""
+
+
+class AnyPage:
+    """One tab of a browser.
+
+    :ivar faults: what the page's scripts threw or logged as errors; in Chromium also blocked loads and violations of
+        its policy
+    """
+
+    def __init__(self) -> None:
+        self.faults: list[str] = []
+
+    async def evaluate(self, script: str) -> Any:
+        """The value of an expression, or of what its promise resolves to."""
+        raise NotImplementedError
+
+    async def type_text(self, text: str) -> None:
+        """Put a text where the cursor is."""
+        raise NotImplementedError
+
+    def faults_but(self, *statuses: int) -> list[str]:
+        """The faults, without the browser's lines about answers of these statuses."""
+        known = [f"responded with a status of {status} " for status in statuses]
+        return [fault for fault in self.faults if not any(each in fault for each in known)]
+
+    async def until(self, script: str) -> Any:
+        """Evaluate an expression until it is true, and return its value; of an element, True."""
+        value, found = f"((value) => value instanceof Node || value)({script})", None
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                while not (found := await self.evaluate(value)):
+                    await asyncio.sleep(0.05)
+        except TimeoutError:
+            text = await self.evaluate("document.body.innerText")
+            raise PageError(f"never true: {script}\n{text}\n{self.faults}") from None
+        return found
+
+    async def until_text(self, text: str) -> None:
+        """Wait until the page shows a text."""
+        await self.until(f"document.body.innerText.includes({json.dumps(text)})")
+
+    async def click(self, script: str) -> None:
+        """Wait for an element, and click it.
+
+        :param script: an expression, as :func:`by_text` makes it
+        """
+        await self.until(f"(() => {{ const found = {script}; found?.click(); return Boolean(found); }})()")
+
+    async def fill(self, selector: str, text: str) -> None:
+        """Put a text into a field, as if it had been typed."""
+        await self.until(f"(document.querySelector({json.dumps(selector)})?.select?.(), true)")
+        await self.evaluate(f"document.querySelector({json.dumps(selector)}).focus()")
+        await self.type_text(text)
+
+
+def by_text(selector: str, text: str) -> str:
+    """A script that finds the first visible element of this selector whose text, or label, is ``text``."""
+    return (
+        f"[...document.querySelectorAll({json.dumps(selector)})].find((each) => each.checkVisibility()"
+        f" && [each.textContent.trim(), each.getAttribute('aria-label')].includes({json.dumps(text)}))"
+    )
