@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from operator import attrgetter
 from typing import Final
@@ -22,6 +23,8 @@ from .traces import Traces
 
 NOBODY: Final = msgspec.Raw(b"null")
 """The user of a device that is not connected."""
+MESSAGES_PATIENCE_S: Final = 0.8
+"""To search for a device's last messages: less than the asking server waits, so that it gets all the rest anyway."""
 MAX_READS: Final = 64
 """Pages of a box that are read to weigh it."""
 
@@ -48,12 +51,14 @@ class DeviceAnswer(msgspec.Struct, frozen=True):
     """One server's answer about a device.
 
     :ivar fenced: how often other servers have declared this one dead since it started, which ended its connections
+    :ivar late: the name of the server, if it has not found its messages in time; otherwise ''
     """
 
     device: DeviceRow | None
     events: tuple[EventRow, ...]
     fenced: int = 0
     messages: tuple[DeviceMessage, ...] = ()
+    late: str = ""
 
 
 class BoxRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -91,9 +96,19 @@ class OneDevice:
             EventRow(at=at, server=self._connected.server, event=kind, code=code or None)
             for at, kind, code in self._events.of(device_id)
         )
-        most = min(question.messages, MESSAGES_PER_DEVICE)
-        messages = await self._traces.last_messages(device_id, most) if most > 0 else ()
-        return DeviceAnswer(self._connected.row_of(device_id), events, self._fenced(), messages)
+        messages = await self._messages(device_id, min(question.messages, MESSAGES_PER_DEVICE))
+        late = self._connected.server if messages is None else ""
+        return DeviceAnswer(self._connected.row_of(device_id), events, self._fenced(), messages or (), late)
+
+    async def _messages(self, device_id: str, most: int) -> tuple[DeviceMessage, ...] | None:
+        """Its last messages; None: they were not found in time."""
+        if most <= 0:
+            return ()
+        try:
+            async with asyncio.timeout(MESSAGES_PATIENCE_S):
+                return await self._traces.last_messages(device_id, most)
+        except TimeoutError:
+            return None
 
 
 def last_events(answers: Iterable[DeviceAnswer]) -> list[dict[str, object]]:

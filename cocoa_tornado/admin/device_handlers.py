@@ -68,6 +68,7 @@ class DeviceHandler(AdminHandler):
     async def get(self, text: str) -> None:
         device_id = read_target("devices", self.id_of(text)).id
         answers, missing = await self.ask(DEVICE, DeviceQuestion(device_id, MESSAGES_PER_DEVICE))
+        missing = sorted([*missing, *(answer.late for answer in answers if answer.late)])
         box = await self._weigh(device_id)
         pages = [Page((answer.device,), False) for answer in answers if answer.device is not None]
         rows, _ = merge(pages, 1)

@@ -19,6 +19,8 @@ from ..web.handlers import timestamp
 from .servers import Topic
 
 MAX_ROWS: Final = 100
+RUNS_PATIENCE_S: Final = 0.5
+"""To look through what was read: less than the asking server waits, so that it gets the other lists anyway."""
 CHUNK: Final = 500
 """Connections that are looked at in one turn of the loop: about a millisecond."""
 
@@ -65,6 +67,7 @@ class TopAnswer(msgspec.Struct, frozen=True, kw_only=True):
 
     :ivar server: its name
     :ivar runs: what it has read, as far as it remembers
+    :ivar is_late: it has not looked through that in time
     """
 
     queues: tuple[ReaderRow, ...] = ()
@@ -74,6 +77,7 @@ class TopAnswer(msgspec.Struct, frozen=True, kw_only=True):
     full_boxes: tuple[RepeatRow, ...] = ()
     server: str = ""
     runs: tuple[RunRow, ...] = ()
+    is_late: bool = False
 
 
 TOP: Final = Topic("top", TopQuestion, TopAnswer)
@@ -125,6 +129,7 @@ class Top:
             queues = heapq.nlargest(limit, [*queues, *(each for each in readers if each.queue)], key=_queue)
             pinged = [each for each in readers if each.round_trip_s is not None]
             round_trips = heapq.nlargest(limit, [*round_trips, *pinged], key=_round_trip)
+        runs = await self._runs()
         return TopAnswer(
             queues=tuple(map(self._row, queues)),
             round_trips=tuple(map(self._row, round_trips)),
@@ -132,14 +137,20 @@ class Top:
             loops=_repeats(self._loops.most(limit, now)),
             full_boxes=_repeats(self._full_boxes.most(limit, now, least=1)),
             server=self._name(),
-            runs=await self._runs(),
+            runs=runs or (),
+            is_late=runs is None,
         )
 
-    async def _runs(self) -> tuple[RunRow, ...]:
-        for runs in self._memory.runs():
-            if runs is not None:
-                return tuple(RunRow(*run) for run in runs.all())
-            await asyncio.sleep(0)
+    async def _runs(self) -> tuple[RunRow, ...] | None:
+        """What was read; None: it was not looked through in time."""
+        try:
+            async with asyncio.timeout(RUNS_PATIENCE_S):
+                for runs in self._memory.runs():
+                    if runs is not None:
+                        return tuple(RunRow(*run) for run in runs.all())
+                    await asyncio.sleep(0)
+        except TimeoutError:
+            return None
         return ()
 
     def _readers(self, device_ids: Iterable[str]) -> list[_Reader]:

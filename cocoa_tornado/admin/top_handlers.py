@@ -19,4 +19,5 @@ class TopHandler(AdminHandler):
     async def get(self) -> None:
         limit = whole_number(self.request.query_arguments, "limit", 1, MAX_ROWS) or DEFAULT_ROWS
         answers, missing = await self.ask(TOP, TopQuestion(limit))
+        missing = sorted([*missing, *(answer.server for answer in answers if answer.is_late)])
         self.answer_struct(200, merge_top(answers, limit) | {"missing": missing})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from itertools import repeat
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from cocoa_tornado.mailboxes.memory import MemoryMailbox
 from cocoa_tornado.mailboxes.port import Entry
 from cocoa_tornado.rules.box import BoxLimits
+from cocoa_tornado.rules.trace_memory import TraceMemory
 from testing.raw_device import CLOSE, TEXT, UPGRADE
 from testing.waiting import eventually
 
@@ -218,6 +220,21 @@ async def test_a_message_that_one_server_has_read_and_another_has_written_is_lis
     await device.read_until(TEXT)
     for gateway in two_admins:
         await messages_are(gateway, [(f"{RESULTS}/0/1", "written"), ("m", "written")])
+
+
+async def test_a_server_that_finds_no_messages_in_time_says_everything_else_of_a_device(
+    two_admins: Two, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, b = two_admins
+    await b.raw("doll")
+    monkeypatch.setattr("cocoa_tornado.admin.device.MESSAGES_PATIENCE_S", 0.05)
+    # As if each turn of a busy loop were too long for a search of many: the pauses alone outlast the patience.
+    monkeypatch.setattr(TraceMemory, "of_device", lambda memory, device_id, most: repeat(None))
+    for gateway in two_admins:
+        _, body, _ = await ask(gateway, "GET", "/devices/doll")
+        assert ([each["server"] for each in body["connections"]], body["messages"]) == (["b"], [])
+        assert [event["event"] for event in body["events"]] == ["connected"]
+        assert body["missing"] == ["a", "b"]
 
 
 async def test_the_box_says_what_became_of_the_messages_of_a_device(start_admin: StartAdmin) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+from itertools import repeat
 from typing import Any
 
 import pytest
 
 from cocoa_tornado.admin.top import ReaderRow, RepeatRow, TopAnswer, merge_top
 from cocoa_tornado.rules.records import Record
+from cocoa_tornado.rules.trace_memory import TraceMemory
 from testing.raw_device import TEXT
 from testing.waiting import eventually
 
@@ -125,6 +127,22 @@ async def test_records_that_were_read_again_are_listed_once_for_all_servers(two_
     last = row.pop("last")
     assert row == {"id": "results/0/2", "records": 1, "count": 3, "servers": ["a", "b"]}
     assert last.startswith("20")
+
+
+async def test_a_server_that_cannot_look_in_time_for_records_read_again_answers_the_other_lists(
+    two_admins: Two, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a, b = two_admins
+    device = await b.raw("doll")
+    for _ in range(2):
+        await device.end()
+        await eventually(lambda: not b.gateway.hub.is_device_connected("doll"))
+        device = await b.raw("doll")
+    monkeypatch.setattr("cocoa_tornado.admin.top.RUNS_PATIENCE_S", 0.05)
+    monkeypatch.setattr(TraceMemory, "runs", lambda memory: repeat(None))
+    body = await top(a)
+    assert [row["device_id"] for row in body["reconnects"]] == ["doll"]
+    assert (body["read_again"], body["missing"]) == ([], ["a", "b"])
 
 
 @pytest.mark.parametrize("limit", ["0", "101", "x"])
