@@ -25,6 +25,9 @@ NOBODY: Final = msgspec.Raw(b"null")
 """The user of a device that is not connected."""
 MESSAGES_PATIENCE_S: Final = 0.8
 """To search for a device's last messages: less than the asking server waits, so that it gets all the rest anyway."""
+MAX_SEARCHES: Final = 4
+"""Devices whose messages are searched for at the same time: each search takes up to a millisecond of each turn of the
+loop. Others wait, for as long as their patience lasts."""
 MAX_READS: Final = 64
 """Pages of a box that are read to weigh it."""
 
@@ -86,6 +89,7 @@ class OneDevice:
 
     def __init__(self, connected: Connected, events: DeviceEvents, traces: Traces, fenced: Callable[[], int]) -> None:
         self._connected, self._events, self._traces, self._fenced = connected, events, traces, fenced
+        self._searches = asyncio.Semaphore(MAX_SEARCHES)
 
     def __repr__(self) -> str:
         return f"<OneDevice {self._connected!r} {self._events!r}>"
@@ -105,7 +109,7 @@ class OneDevice:
         if most <= 0:
             return ()
         try:
-            async with asyncio.timeout(MESSAGES_PATIENCE_S):
+            async with asyncio.timeout(MESSAGES_PATIENCE_S), self._searches:
                 return await self._traces.last_messages(device_id, most)
         except TimeoutError:
             return None

@@ -64,7 +64,6 @@ class DeviceHandler(AdminHandler):
     """``GET devices/{id}``: its connections, its last events and messages over all servers, its box, and whether it is
     blocked. 404 if no server that answers knows the device."""
 
-    @expensive
     async def get(self, text: str) -> None:
         device_id = read_target("devices", self.id_of(text)).id
         answers, missing = await self.ask(DEVICE, DeviceQuestion(device_id, MESSAGES_PER_DEVICE))

@@ -12,7 +12,8 @@ import pytest
 from cocoa_tornado.mailboxes.memory import MemoryMailbox
 from cocoa_tornado.mailboxes.port import Entry
 from cocoa_tornado.rules.box import BoxLimits
-from cocoa_tornado.rules.trace_memory import TraceMemory
+from cocoa_tornado.rules.records import Record
+from cocoa_tornado.rules.trace_memory import SLICE, TraceMemory
 from testing.raw_device import CLOSE, TEXT, UPGRADE
 from testing.waiting import eventually
 
@@ -235,6 +236,17 @@ async def test_a_server_that_finds_no_messages_in_time_says_everything_else_of_a
         assert ([each["server"] for each in body["connections"]], body["messages"]) == (["b"], [])
         assert [event["event"] for event in body["events"]] == ["connected"]
         assert body["missing"] == ["a", "b"]
+
+
+async def test_requests_about_many_devices_at_once_are_all_answered(start_admin: StartAdmin) -> None:
+    gateway = await start_admin()
+    memory = gateway.gateway.parts.memory
+    assert memory is not None
+    for number in range(2 * SLICE):  # so many that a search takes several turns of the loop
+        memory.remember([Record(f"doll-{number % 16}", b"{}", 0)], [number], [("results/0", 1)])
+    answers = await asyncio.gather(*(ask(gateway, "GET", f"/devices/doll-{number}") for number in range(16)))
+    assert [answer.status for answer in answers] == [200] * 16
+    assert {len(answer.body["messages"]) for answer in answers} == {20}
 
 
 async def test_the_box_says_what_became_of_the_messages_of_a_device(start_admin: StartAdmin) -> None:
