@@ -500,7 +500,7 @@ async def test_a_record_produced_while_a_gateway_is_followed_by_another_comes_on
     await site.create(partitions=2)
     a = await site.start_ready()
     b = await site.start()
-    # Connected to both: whichever reads a record has somebody to hand it to.
+    # Connected to both: each of them can deliver the records that it reads.
     at_a, at_b = Hearing(await a.connect("doll")), Hearing(await b.connect("doll"))
     async with site.streaming("doll", partitions=2) as acknowledged:
         await at_a.hears(50)

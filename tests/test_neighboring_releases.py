@@ -335,7 +335,7 @@ def test_servers_of_both_releases_share_devices_messages_and_operators(fleet: Fl
         assert server.metric("cocoa_records_quarantined_total") == 0
         assert "cocoa-canary-" not in server.log
 
-    # Devices roam, and each message, whoever reads it, comes once and in order.
+    # Devices roam, and each message arrives once and in order, whichever server reads it.
     one, two, away = Doll("one", ["g"]), Doll("two", ["g"]), Doll("away", ["g"])
     homes = [(old, new), (new, old)]
     away.go_to(old)

@@ -124,7 +124,7 @@ async def committing(site: Site, offset: int) -> int | None:
     return found
 
 
-# -- topics that come into being because somebody produces to them
+# -- topics that producers create
 
 
 @pytest.fixture(scope="module")

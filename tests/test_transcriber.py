@@ -508,7 +508,7 @@ async def test_a_silent_stream_yields_to_a_new_one_of_its_device_and_no_other_do
     bench.now += 0.1
     new = bench.open(on_yield=lambda: yielded.append("new"))
     assert yielded == ["old"]
-    # The utterance goes on to its end, without a slot.
+    # The utterance continues to its end, without a slot.
     assert (await old.finish()).text == "go on"
     bench.now += 2.0
     bench.open().cancel()

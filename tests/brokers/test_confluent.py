@@ -368,7 +368,7 @@ async def test_without_a_thread_to_be_had_reading_goes_on(monkeypatch: pytest.Mo
 async def test_a_partitions_end_commits_nothing_that_came_with_it_and_is_not_done() -> None:
     receiver = Receiver(prompt=False)
     consuming = books(receiver, Consumer())
-    consuming._route([end(8), record(0), record(1)])  # in whatever order they come
+    consuming._route([end(8), record(0), record(1)])  # in any order
     await receiver.has(2)
     assert (consuming._assignment.ledgers[0].position, consuming.offsets_to_commit()) == (8, {})
     receiver.finish()
@@ -464,7 +464,7 @@ async def test_a_repeat_is_committed_once_what_it_repeats_is_done() -> None:
     receiver = Receiver(prompt=False)
     consuming = books(receiver, Consumer())
     consuming._history.enter(Log("a"))
-    consuming._route([record(0)])  # of the new topic already, and a mailbox that is away does not have it yet
+    consuming._route([record(0)])  # of the new topic already, and an unavailable mailbox does not have it yet
     await receiver.has(1)
     consuming._enter(RECREATED)
     consuming._assignment.ledgers = {0: OffsetLedger(0)}

@@ -127,7 +127,7 @@ async def test_partitions_that_stay_are_read_on_while_members_join_and_leave(gro
         before = books(one) | books(two)
         three = await group.start("consumer")
         await shared_out(one, two, three)
-        # A member without a partition is a member all the same.
+        # A member without a partition is still a member.
         await group.start("consumer")
         await group.goes_on()
         # The same objects: what stays was neither given up nor begun again.

@@ -139,7 +139,7 @@ async def test_a_device_that_does_not_end_its_message_in_its_turn_is_closed_with
     stand.now += TURN_S
     intake.end_late_turns()
     assert stand.counters.closed == {"1013": TURNS}
-    # Those that are left fit the bound in the end, and nobody waits for them.
+    # The remaining ones fit the bound in the end, and none waits.
     while intake._rooms:
         await stand.rest()
         stand.now += TURN_S

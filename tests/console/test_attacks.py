@@ -249,6 +249,6 @@ async def test_a_page_that_opens_the_console_has_no_hold_of_it(start_admin: Star
         assert await page.evaluate(held) in ("SecurityError", "null", "undefined")
         await page.evaluate("view.postMessage('x', '*'); view.location = 'about:blank'; 0")
         assert await opened.evaluate("location.href") == f"{console}#/"
-        # Nor does a token of the page's own sign anybody in.
+        # Nor does a token of the page sign in.
         await opened.evaluate("location.hash = '#token=eyJhbGciOiJub25lIn0.eyJzdWIiOiJldmUifQ.'")
         await opened.until_text("does not accept this token")

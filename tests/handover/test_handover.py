@@ -282,7 +282,7 @@ async def test_workers_find_each_other_in_a_folder_and_again_after_a_restart(
         return Sockets(Meeting(tmp_path, worker.number, 2), worker.handover.link)
 
     one, other = sockets(stand.a), sockets(stand.b)
-    await other.open()  # nobody listens yet
+    await other.open()  # no worker listens yet
     await one.open()
     both: Callable[[], bool] = lambda: stand.a.handover.siblings == stand.b.handover.siblings == 1  # noqa: E731
     await eventually(both)

@@ -334,7 +334,7 @@ def test_an_answer_that_does_not_come_is_not_waited_for_and_the_mailbox_is_down_
         assert driver.status().state is MailboxState.READY
         with pytest.raises(MailboxError, match="no answer within 5 s"):
             await hanging
-        # What can be done goes on, and does not hide it.
+        # Other work continues, and does not hide it.
         assert await driver.append(entries(0, 1)) == [1]
         assert driver.status().detail == "the store hangs: nothing was read for 5 s"
         assert not late.done()
@@ -718,7 +718,7 @@ def test_a_close_stores_marks_though_the_last_group_has_just_been_stored() -> No
             committed = await commit(group)
             driver.written("doll", Position(1))
             closing.append(asyncio.ensure_future(driver.close(5.0)))
-            await asyncio.sleep(0)  # it is called, and the driver goes on before anything that it has begun
+            await asyncio.sleep(0)  # it is called, and the driver continues before anything that it has begun
             return committed
 
         store.commit = commit_and_close  # type: ignore[method-assign]
@@ -776,7 +776,7 @@ def test_a_driver_that_was_never_started_can_be_closed() -> None:
 
 
 WAITS = st.sampled_from([0.0, 0.0005, 0.002, 0.1, 0.7, 6.0])
-# What hangs stops all else, until it goes on.
+# A hanging call stops everything else until it continues.
 FATES = st.lists(st.sampled_from([*Fate, *[Fate.FINE, Fate.LOST, Fate.REFUSED] * 2]), max_size=3)
 
 

@@ -150,7 +150,7 @@ async def test_a_new_file_is_ours_to_read_alone_and_says_what_it_is(place: Sqlit
     assert "survive the end of the gateway" in mailbox.status().detail
     await mailbox.close(1.0)
     assert leftovers(place.path) == []
-    # In the file's header, where everybody sees it without SQLite.
+    # In the file's header, visible without SQLite.
     assert place.path.read_bytes()[68:72] == APPLICATION_ID.to_bytes(4, "big")
 
 
@@ -588,7 +588,7 @@ async def test_a_hanging_operation_makes_the_mailbox_unavailable_until_it_comple
             await mailbox.look("doll")
     await until(lambda: is_unavailable(mailbox))
     assert "the disk hangs" in mailbox.status().detail
-    if part == "reading":  # what can be done goes on, and does not hide it
+    if part == "reading":  # other work continues, and does not hide it
         assert await mailbox.append(entries(0, 1)) == [1]
         assert "nothing was read" in mailbox.status().detail
     goes_on.set()

@@ -255,7 +255,7 @@ async def test_a_newcomer_cancelled_in_the_turn_of_its_admission_gives_the_slot_
     a.connections.fall_silent()
     newcomer = a.waiting()
     await asyncio.sleep(0)
-    a.connections.end(incumbent)  # admits the newcomer, whose task has not run yet
+    a.connections.end(incumbent)  # admits the new connection, whose task has not run yet
     newcomer.cancel()
     with pytest.raises(asyncio.CancelledError):
         await newcomer

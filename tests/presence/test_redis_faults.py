@@ -393,7 +393,7 @@ async def test_a_redis_without_memory_admits_nobody_and_keeps_who_is_connected(
         beaten_at = server.presence.lease.until
         await eventually(lambda: server.presence.lease.until > beaten_at)
         assert server.connections.open == [held]
-        server.connections.end(held)  # what is released is removed all the same
+        server.connections.end(held)  # released claims are removed nevertheless
         await eventually(lambda: own_redis.command("KEYS", "cocoa:{box}:p:h:*") == [])
         relent()
         await server.connections.connect("other")

@@ -493,9 +493,9 @@ class PresenceMachine(RuleBasedStateMachine):
         self.world = World(self.limits, tuple("abc"[:count]), is_far=self.is_far, is_quick=is_quick)
         self.device_of: dict[Claim, str] = {}
         self.asked_at: dict[Claim, float] = {}
-        self.left: set[Claim] = set()  # newcomers that have withdrawn
+        self.left: set[Claim] = set()  # new connections that have withdrawn
         self.held: set[Grant] = set()
-        self.old: list[Grant] = []  # whatever was ever granted
+        self.old: list[Grant] = []  # every grant so far
         self.pinged: dict[Grant, float] = {}  # and not heard since
         self.has_lost = False  # a message between servers
         self.pings_seen = self.evictions_seen = 0

@@ -82,7 +82,7 @@ async def test_a_transient_record_for_a_group_replaces_what_is_in_every_box_and_
     await asyncio.sleep(0)
     assert stand.mailbox is not None
     assert (texts(client), stand.mailbox.counters.collapsed, stand.mailbox.status().messages) == (["0", "1", "2"], 2, 1)
-    # The devices of the last one have had its id, and are its recipients all the same.
+    # The devices of the last one have had its id, and still count as recipients.
     assert (stand.counters.routed, stand.counters.kept, stand.counters.unknown_device) == (3, 1, 0)
 
 

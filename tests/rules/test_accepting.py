@@ -126,6 +126,6 @@ def test_the_bound_holds_and_a_gate_that_waits_for_room_has_something_to_wait_fo
         assert 0 <= gate.pending <= bound
         assert 0 <= gate.waiting <= max(1, bound * 3 // 4)
         assert decision.room <= bound - gate.pending
-        # Whoever is told to wait is told for what, and it comes.
+        # A caller that has to wait knows for what, and that happens.
         if not decision.room:
             assert gate.pending > 0 if decision.retry_at is None else decision.retry_at > now

@@ -209,7 +209,7 @@ class GroupMachine(RuleBasedStateMachine):
     def read(self, number: int, partition: int, count: int) -> None:
         member = self.members[number]
         ledger = member.assignment.ledgers[partition]
-        # Neither again nor past a gap: it goes on exactly where this assignment of the partition has come to.
+        # Neither again nor past a gap: it continues exactly where this assignment of the partition was.
         assert ledger.position == member.reads[partition]
         covered = range(ledger.position, ledger.position + count)
         span = ledger.read(covered.stop, pending=1)

@@ -103,7 +103,7 @@ def test_no_limit_is_no_limit_and_takes_no_memory() -> None:
 def test_the_end_of_an_allowance_is_reported_once_until_it_is_full_again() -> None:
     allowances = Allowances(100)
     assert [allowances.spend("one", LIMIT, 0.0) for _ in range(4)] == [False, False, True, False]
-    assert not allowances.spend("one", LIMIT, 2.0)  # it goes on guessing
+    assert not allowances.spend("one", LIMIT, 2.0)  # it continues to guess
     assert [allowances.spend("one", LIMIT, 100.0) for _ in range(3)] == [False, False, True]
 
 

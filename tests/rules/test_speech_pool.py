@@ -219,7 +219,7 @@ class Pool(RuleBasedStateMachine):
             self.plan()
             for stream in list(self.parked):
                 self.has_audio(stream)
-            # Until all are idle: a stream that has a worker and no audio when the time goes on is behind again.
+            # Until all are idle: a stream that has a worker and no audio as time advances is behind again.
             while self.workers_behave():
                 self.plan()
         assert not self.waiting

@@ -34,7 +34,7 @@ def read(file: bytes) -> tuple[WavLayout, bytes]:
     header = read_wav_header()
     wanted = next(header)
     while True:
-        assert 0 < wanted <= 4_098  # bounded, whatever the file claims
+        assert 0 < wanted <= 4_098  # bounded, for any claim of the file
         piece, file = file[:wanted], file[wanted:]
         try:
             wanted = header.send(piece)

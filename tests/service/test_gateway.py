@@ -178,7 +178,7 @@ async def test_the_start_says_which_library_reads_from_kafka(
 ) -> None:
     if client == "confluent":
         pytest.importorskip("confluent_kafka")
-    # Only what is said matters here: a reader would go on looking for its brokers while the next test runs.
+    # Only the log matters here: a reader would continue to look for its brokers while the next test runs.
     monkeypatch.setattr("cocoa_tornado.service.parts.make_broker", lambda settings: MemoryBroker())
     caplog.set_level(logging.INFO)
     where_nobody_listens = "kafka://127.0.0.1:1"
@@ -266,7 +266,7 @@ async def test_a_start_that_fails_leaves_nothing_running(io_loop: IOLoop) -> Non
     before = asyncio.all_tasks()
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        # Nobody serves keys there; a URL is read again and again, as long as the gateway lives.
+        # No server has keys there; the gateway reads a URL repeatedly until it stops.
         gateway = Gateway(Settings(port=port, jwt_key=("http://127.0.0.1:9/keys",)))
         with pytest.raises(ServiceError, match=str(port)):
             await gateway.start()

@@ -340,7 +340,7 @@ async def test_a_newcomer_that_vanishes_in_the_very_turn_of_its_admission_gives_
 
     async def admit_and_vanish(device_id: str) -> Grant:
         grant = await claim(device_id)
-        # It runs when the slot has been granted, and before the handler hears of that.
+        # It runs when the slot has been granted, and before the handler is notified.
         asyncio.get_running_loop().call_soon(vanishing[0].on_connection_close)
         return grant
 

@@ -212,7 +212,7 @@ class Walk:
                 if kind < 0.45:
                     self._close(client)
                 elif kind < 0.8:
-                    client.is_there = False  # nobody notices
+                    client.is_there = False  # no server notices
         self.clients[device_id] = [client for client in self.clients[device_id] if client.is_there]
         self._attempt(device_id, draw.choice((0, 1, 3)))
         if draw.random() < 0.25:
