@@ -282,6 +282,17 @@ class Hub:
             client.send(frame, timestamp_ms, terms)
         return len(clients)
 
+    def broadcast(self, payload: bytes) -> int:
+        """Queue a text message for every connection; return how many.
+
+        It is for programs that embed the Hub. Routing never falls back to it.
+        """
+        clients = list(self)
+        frame = text_frame(payload)
+        for client in clients:
+            client.send(frame, 0)
+        return len(clients)
+
     # -- called by presence (presence.port.Incumbents)
 
     def challenge(self, grant: Grant) -> None:

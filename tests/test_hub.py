@@ -31,6 +31,13 @@ def test_a_message_for_a_stranger_goes_nowhere() -> None:
     assert one.sent == []
 
 
+def test_a_broadcast_reaches_everyone_once() -> None:
+    hub = Hub()
+    clients = [connect(hub, str(number)) for number in range(5)]
+    assert hub.broadcast(b"x") == 5
+    assert [client.sent for client in clients] == [[text_frame(b"x")]] * 5
+
+
 def test_of_a_devices_two_connections_a_close_removes_its_own() -> None:
     hub = Hub()
     first, second = connect(hub), connect(hub)
@@ -51,7 +58,8 @@ def test_a_canary_gets_its_messages_and_is_no_device(delivery: ConnectionDeliver
     canary, doll = connect(Hub(), "canary"), connect(hub, "doll")
     hub.add_canary(canary)
     assert hub.send_to_device("canary", b"x") == 1
-    assert (canary.sent, doll.sent) == ([text_frame(b"x")], [])
+    assert hub.broadcast(b"to all") == 1
+    assert (canary.sent, doll.sent) == ([text_frame(b"x")], [text_frame(b"to all")])
     assert (len(hub), list(hub), list(hub.devices())) == (1, [doll], ["doll"])
     assert not hub.is_device_connected("canary")
     assert hub.identity_of("canary") is None
