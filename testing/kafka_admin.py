@@ -16,6 +16,7 @@ from kafka.admin import (
     ResourcePattern,
     ResourceType,
 )
+from kafka.errors import InvalidReplicationFactorError
 
 from cocoa_tornado.brokers.kafka_connections import make_client
 
@@ -24,8 +25,17 @@ PATIENT_MS = 30_000  # a broker that has just started is slow on a loaded machin
 
 def create_topic(bootstrap: str, topic: str, partitions: int = 1, settings: dict[str, str] | None = None) -> None:
     wanted = {"num_partitions": partitions, "replication_factor": 1, "configs": settings or {}}
+    deadline = time.monotonic() + PATIENT_MS / 1000
     with administrator(bootstrap) as admin:
-        admin.create_topics({topic: wanted}, wait_for_metadata=True)
+        while True:
+            try:
+                admin.create_topics({topic: wanted}, wait_for_metadata=True)
+                return
+            except InvalidReplicationFactorError:
+                # Its controller takes a broker that got no processor for a second for dead (broker.session.timeout.ms).
+                if time.monotonic() >= deadline:
+                    raise
+            time.sleep(0.1)
 
 
 def forbid_writing(bootstrap: str, topic: str, user: str) -> None:
