@@ -18,8 +18,6 @@ MAX_EXPENSIVE = 8
 """Concurrent requests that take long."""
 MAX_EXPENSIVE_EACH = 4
 """The share of one operator."""
-MAX_STREAMS_EACH = 16
-"""Event streams of one operator: half of all."""
 MAX_CLIENTS = 8192
 """Remembered addresses with wrong tokens, and operators: 1 MB each."""
 
@@ -29,7 +27,7 @@ class AdminContext:
     """Created by the composition root and passed through ``initialize``; IOLoop thread only.
 
     :ivar expensive: bounds the concurrent requests that take long
-    :ivar expensive_shares: the same for each operator; :ivar stream_shares: of the streams of events
+    :ivar expensive_shares: the same for each operator
     :ivar guesses: wrong tokens, by address; :ivar requests: with a token, by its subject
     """
 
@@ -41,7 +39,6 @@ class AdminContext:
     mailbox: Mailbox | None = None
     expensive: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(MAX_EXPENSIVE))
     expensive_shares: Shares = field(default_factory=lambda: Shares(MAX_EXPENSIVE_EACH))
-    stream_shares: Shares = field(default_factory=lambda: Shares(MAX_STREAMS_EACH))
     guesses: Allowances = field(default_factory=lambda: Allowances(MAX_CLIENTS))
     guess_lines: LineBudget = field(default_factory=lambda: LineBudget(RateLimit(per_s=1, burst=10)))
     requests: Allowances = field(default_factory=lambda: Allowances(MAX_CLIENTS))

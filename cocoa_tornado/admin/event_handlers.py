@@ -33,19 +33,7 @@ class EventsHandler(AdminHandler):
         if self.context.devices.presence.draining:
             self._refuse_for_now("The server stops")
             return
-        assert self.operator is not None
-        subject, shares = self.operator.subject, self.admin.stream_shares
-        if not shares.take(subject):
-            self.refuse(429, "Too many watchers of one operator", {"Retry-After": str(self.context.retry_after_s)})
-            return
-        try:
-            await self._watch(
-                WatchRow(device=chosen.device, user=chosen.user, group=chosen.group, with_text=self.may_see_text)
-            )
-        finally:
-            shares.give_back(subject)
-
-    async def _watch(self, row: WatchRow) -> None:
+        row = WatchRow(device=chosen.device, user=chosen.user, group=chosen.group, with_text=self.may_see_text)
         watcher = self._watcher = self.admin.watchers.add(row)
         if watcher is None:
             self._refuse_for_now("Too many watchers")
