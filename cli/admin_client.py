@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -46,12 +47,22 @@ class Unavailable(AdminError):
     """The server cannot do it now: 429 or 503."""
 
 
-def in_path(text: str) -> str:
-    """Percent-encode an id as one segment of a path. The bytes of an id that is not UTF-8 (from the command line) are
-    kept. Raises WrongUsage for an empty id, with which the path would be another one."""
-    if not text:
+REWRITTEN: Final = re.compile(r"\.\.?|.*[/\\\\].*", re.DOTALL)
+"""Ids that proxies rewrite in a path, encoded or not: they remove dots, and decode and merge slashes."""
+
+
+def place(kind: str, name: str, *rest: str) -> tuple[str, dict[str, object]]:
+    """The path and the query that name a device, user, group or message. The bytes of a name that is not UTF-8 (from
+    the command line) are kept.
+
+    :param rest: what follows the name in the path
+    :raises WrongUsage: the name is empty; the path would be another one
+    """
+    if not name:
         raise WrongUsage("An id must not be empty.")
-    return quote(text, safe="", errors="surrogateescape")
+    is_rewritten = REWRITTEN.fullmatch(name) is not None
+    segment = "-" if is_rewritten else quote(name, safe="", errors="surrogateescape")
+    return "/".join(("", kind, segment, *rest)), {"id": name} if is_rewritten else {}
 
 
 @dataclass(frozen=True, slots=True)

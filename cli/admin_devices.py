@@ -12,7 +12,7 @@ import click
 
 from cocoa_tornado.rules.durations import parse_duration_s
 
-from .admin_client import AdminError, Answer, NotFound, in_path
+from .admin_client import AdminError, Answer, NotFound, place
 from .admin_messages import outcome_shown
 from .admin_options import Admin, Timestamp, admin_command, note
 from .options import WrongUsage
@@ -67,12 +67,12 @@ def devices(
       cocoa admin devices --group kitchen --members
       cocoa admin devices --limit 100000 --json | jq -r '.devices[].device_id'
     """
-    path, query = "/devices", {"user": user, "group": group, "prefix": prefix}
+    path: str = "/devices"
+    query: dict[str, object] = {"user": user, "group": group, "prefix": prefix}
     if members:
         if (user is None) == (group is None) or prefix is not None:
             raise WrongUsage("--members requires --user or --group, and excludes --prefix.")
-        path = f"/users/{in_path(user)}/devices" if user is not None else f"/groups/{in_path(group or '')}/devices"
-        query = {}
+        path, query = place("users" if user is not None else "groups", user or group or "", "devices")
     answer = _all_pages(admin, path, query, after, limit)
     rows = answer.value["devices"]
     admin.show(answer, _device_lines(rows))
@@ -86,7 +86,7 @@ def devices(
         note("No device is connected.")
 
 
-def _all_pages(admin: Admin, path: str, query: dict[str, str | None], after: str | None, limit: int) -> Answer:
+def _all_pages(admin: Admin, path: str, query: dict[str, object], after: str | None, limit: int) -> Answer:
     """Follow ``next`` until there are ``limit`` devices. Several pages make one answer of the same form."""
     answer = admin.ask("GET", path, query | {"after": after, "limit": str(min(limit, MAX_PAGE))})
     rows, missing = list(answer.value["devices"]), list(answer.value["missing"])
@@ -124,7 +124,7 @@ def device(admin: Admin, device_id: str) -> None:
       cocoa admin device doll-1 --json | jq .box.messages
     """
     try:
-        answer = admin.ask("GET", f"/devices/{in_path(device_id)}")
+        answer = admin.ask("GET", *place("devices", device_id))
     except NotFound as error:
         raise NotFound(f"{plain(device_id)}: no server knows this device, and nothing waits for it") from error
     admin.show(answer, _about(answer.value))
@@ -152,14 +152,15 @@ def kick(admin: Admin, device_id: str | None, user: str | None, group: str | Non
       cocoa admin kick --group kitchen --reconnect-after 30s
     """
     target = [
-        f"/{kind}/{in_path(each)}/connections"
+        place(kind, each, "connections")
         for kind, each in (("devices", device_id), ("users", user), ("groups", group))
         if each is not None
     ]
     if len(target) != 1:
         raise WrongUsage("Give one of DEVICE, --user and --group.")
     after_s = None if reconnect_after is None else _whole_seconds("--reconnect-after", reconnect_after)
-    answer = admin.ask("DELETE", target[0], {"reconnect_after": after_s})
+    path, query = target[0]
+    answer = admin.ask("DELETE", path, query | {"reconnect_after": after_s})
     closed = answer.value["closed"]
     admin.show(answer, [f"Closed {_counted(closed, 'connection')}."] if closed else [])
     if not closed:
@@ -187,7 +188,7 @@ def block(admin: Admin, device_id: str, until: str | None, duration: str | None)
     end = until if duration is None else _in(duration)
     body = b"" if end is None else json.dumps({"until": end}).encode()
     try:
-        answer = admin.ask("PUT", f"/devices/{in_path(device_id)}/block", body=body)
+        answer = admin.ask("PUT", *place("devices", device_id, "block"), body=body)
     except AdminError as error:
         if end is not None and error.message == "Invalid until":
             raise AdminError("the end of the block is not in the future") from error
@@ -205,7 +206,7 @@ def unblock(admin: Admin, device_id: str) -> None:
     \b
       cocoa admin unblock doll-1
     """
-    answer = admin.ask("DELETE", f"/devices/{in_path(device_id)}/block")
+    answer = admin.ask("DELETE", *place("devices", device_id, "block"))
     admin.show(answer, [f"{plain(device_id)} may connect."])
 
 
@@ -226,7 +227,7 @@ def empty(admin: Admin, device_id: str, yes: bool) -> None:
     """
     if not yes:
         _confirm(f"Delete all messages in the box of {plain(device_id)}?")
-    answer = admin.ask("DELETE", f"/devices/{in_path(device_id)}/box")
+    answer = admin.ask("DELETE", *place("devices", device_id, "box"))
     deleted = answer.value["deleted"]
     admin.show(answer, [f"Deleted {_counted(deleted, 'message')}."] if deleted else [])
     if not deleted:

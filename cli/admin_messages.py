@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import click
 
-from .admin_client import AdminError, NotFound, in_path
+from .admin_client import AdminError, NotFound, place
 from .admin_options import Admin, Timestamp, admin_command, note
 from .admin_records import headers_of, record_of, record_options
 from .terminal import Cell, Row, facts, plain, table
@@ -70,7 +70,7 @@ def trace(admin: Admin, message_id: str) -> None:
       cocoa admin trace 3f0c9a
       cocoa admin trace transcription.results/0/4711
     """
-    answer = admin.ask("GET", f"/messages/{in_path(message_id)}")
+    answer = admin.ask("GET", *place("messages", message_id))
     value = answer.value
     is_known = bool(value["steps"] or value["devices"] or value["counts"])
     admin.show(answer, _traced(value) if is_known else [])

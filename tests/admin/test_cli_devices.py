@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from cli.admin_client import place, route_of
 from testing.raw_device import CLOSE, TEXT
 from testing.waiting import eventually
 
@@ -234,3 +235,30 @@ async def test_servers_that_do_not_answer_are_named_on_standard_error(
     result = await run(a, "devices")
     assert (result.exit_code, words(result.stdout.splitlines()[1])[0]) == (0, "here")
     assert result.stderr.startswith("No answer from: ")
+
+
+def test_an_id_that_proxies_rewrite_in_paths_is_in_the_query() -> None:
+    for name, route in (
+        (".", "/devices/-/box?id=."),
+        ("..", "/devices/-/box?id=.."),
+        ("a/../b", "/devices/-/box?id=a%2F..%2Fb"),
+        ("a\\b", "/devices/-/box?id=a%5Cb"),
+        ("...", "/devices/.../box"),
+        ("-", "/devices/-/box"),
+        ("a b?#%2e", "/devices/a%20b%3F%23%252e/box"),
+    ):
+        assert route_of(*place("devices", name, "box")) == f"/api/v1/admin{route}"
+
+
+async def test_commands_take_ids_of_dots_and_slashes(start_admin: StartAdmin) -> None:
+    gateway = await start_admin(mailbox="memory://")
+    for device_id in (".", "..", "a/../b", "//", "a\\b", "-"):
+        await gateway.upgrade(gateway.token(device_id, user_id="u/./1", groups=[".."]))
+        assert (await json_of(gateway, "device", device_id))["device_id"] == device_id
+        assert (await done(gateway, "block", device_id))[0].startswith(f"Blocked {device_id} ")
+        assert (await json_of(gateway, "device", device_id))["blocked"] is True
+        assert await done(gateway, "unblock", device_id) == [f"{device_id} may connect."]
+        await gateway.upgrade(gateway.token(device_id, user_id="u/./1", groups=[".."]))
+    for option in (("--user", "u/./1"), ("--group", "..")):
+        assert len((await json_of(gateway, "devices", "--members", *option))["devices"]) == 6
+    assert await done(gateway, "kick", "--user", "u/./1") == ["Closed 6 connections."]
