@@ -17,7 +17,7 @@ MEANINGS: Final = {
     "written": "a socket of the device has taken it",
     "acknowledged": "the device has acknowledged it, or a later message",
     "waiting": "in the device's box; without a mailbox, in the queue of its connection",
-    "not_connected": "no box, and no connection; or the device has left the group or user",
+    "not_connected": "no connection, and not stored (no mailbox, or ttl 0); or the device has left the group or user",
     "expired": "its ttl, or that of the mailbox, ended first",
     "overflow": "dropped from a full box or queue",
     "collapsed": "a newer message with its collapse_key has replaced it",

@@ -12,6 +12,7 @@ import pytest
 
 from cocoa_tornado.console.files import STATIC, read_files
 from cocoa_tornado.console.policy import content_security_policy
+from cocoa_tornado.rules.labels import CLOSE_CODES, LABELS
 from testing.raw_device import RawDevice, Response
 
 from ..admin.conftest import ADMIN_SECRET, StartAdmin, admin_token
@@ -226,3 +227,11 @@ def test_an_installation_has_every_file() -> None:
     assert {name.rpartition("/")[0] for name in read_files()} == {"", "css", "js", "js/pages", "js/try"}
     assert tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["build-system"]
     assert "graft cocoa_tornado/console/static" in (ROOT / "MANIFEST.in").read_text(encoding="utf-8")
+
+
+def test_the_overview_explains_every_reason_of_a_refusal_or_a_close() -> None:
+    script = (STATIC / "js" / "pages" / "overview.js").read_text(encoding="utf-8")
+    for name, reasons in (("REFUSALS", set(LABELS["cocoa_handshakes"]) - {"accepted"}), ("CLOSE_CODES", set(CLOSE_CODES))):
+        words = re.search(rf"^const {name} = {{(.*?)^}};", script, re.MULTILINE | re.DOTALL)
+        assert words is not None
+        assert set(re.findall(r"(\w+): \"", words[1])) == reasons

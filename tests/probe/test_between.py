@@ -67,6 +67,10 @@ def test_another_server_at_the_path_is_named(response: Response) -> None:
     assert "something else than the gateway answers" in str(no_upgrade(response))
 
 
+def test_a_gateway_below_another_path_is_named() -> None:
+    assert "check the path of the URL" in str(no_upgrade(message(404, "Not Found")))
+
+
 def test_a_proxys_own_failure_at_the_handshake_is_named() -> None:
     assert "reaches no gateway" in str(no_upgrade(Response(504, (), PAGE)))
 

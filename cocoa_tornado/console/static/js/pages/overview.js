@@ -117,12 +117,18 @@ const TOTALS = [
 ];
 
 const CLOSE_CODES = {
-  lost: "without a close code", 1000: "normal", 1001: "going away, or drained", 1002: "protocol error", 1008: "no pong, or too many messages", 1009: "message too big",
-  1011: "internal error", 1013: "read too slowly", 4401: "token expired", 4409: "replaced by another", 4410: "by an operator",
+  lost: "without a close code", 1000: "normal", 1001: "going away, or drained", 1002: "protocol error", 1003: "data of a type not accepted", 1005: "no code given", 1007: "invalid UTF-8",
+  1008: "no pong, or too many messages", 1009: "message too big", 1011: "internal error", 1012: "service restarts", 1013: "read too slowly", 4401: "token expired", 4409: "replaced by another",
+  4410: "by an operator", other: "another code",
 };
 const REFUSALS = {
   missing: "no token", expired: "token expired", signature: "token signed by another key", unknown_key: "token of an unknown key", malformed: "not a token", duplicate: "connected already",
-  blocked: "blocked by an operator", origin: "origin not allowed", full: "no place left", draining: "draining", presence: "presence not ready", mailbox: "mailbox not ready", cursor: "unknown cursor",
+  ambiguous: "several tokens that differ", too_long: "token too long", critical: "token with an unknown critical header", algorithm: "token of an algorithm not allowed", key_removed: "key removed",
+  not_yet: "token not valid yet", lifetime: "token lives too long", device_id: "no valid device id in the token", device_version: "invalid claim in the token", user_id: "invalid claim in the token",
+  groups: "invalid claim in the token", exp: "invalid claim in the token", nbf: "invalid claim in the token", iat: "invalid claim in the token", jti: "invalid claim in the token",
+  issuer: "token of another issuer", subject: "token of another subject", audience: "token for another audience",
+  not_websocket: "not a WebSocket request", bad_version: "another WebSocket version", bad_key: "invalid Sec-WebSocket-Key", interim: "invalid value of interim", vanished: "left before the answer",
+  blocked: "blocked by an operator", origin: "origin not allowed", full: "no place left", draining: "draining", presence: "presence not ready", mailbox: "mailbox not ready", cursor: "unknown or invalid cursor",
 };
 
 /** Counts by reason, the largest first. */
