@@ -11,7 +11,7 @@ import logging
 import math
 import secrets
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Protocol, assert_never
 
 from ..redis_store.faults import RedisFault
@@ -19,6 +19,7 @@ from ..relay.port import Relay
 from . import membership as member
 from .grants import Lease
 from .membership import Beat, Cut, Fence, Fenced, Join, Joined, Leave, Membership, Settle, Settled, Timing
+from .port import Peer
 from .redis_cautions import cautions_of
 from .redis_link import RedisLink
 from .redis_phases import PresencePhase, phase_of
@@ -32,6 +33,9 @@ class MemberOwner(Protocol):
 
     def info(self) -> str:
         """This server's description of itself for other servers."""
+
+    def peers(self) -> Sequence[Peer]:
+        """The other servers."""
 
     def entered(self, lease: Lease) -> None:
         """The server has a new epoch."""
@@ -201,6 +205,7 @@ class RedisMember:
             self._owner.resumed()
 
     async def _send(self, action: Fence | Settle | Leave) -> None:
+        names = {peer.server: peer.name for peer in self._owner.peers()}  # as long as it is among them
         try:
             has_changed = await self._link.send(action)
         except (RedisFault, EpochOver):
@@ -209,7 +214,9 @@ class RedisMember:
             self.act(self.rules.term_over(action.stamp, self._clock()))
             return
         if isinstance(action, Fence) and has_changed:
-            log.warning("server fenced", extra={"server": action.epoch})
+            log.warning(
+                "server fenced", extra={"server": action.epoch, "server_name": names.get(action.epoch) or "unknown"}
+            )
 
     async def _look_at_settings(self) -> None:
         try:

@@ -231,7 +231,10 @@ def test_an_installation_has_every_file() -> None:
 
 def test_the_overview_explains_every_reason_of_a_refusal_or_a_close() -> None:
     script = (STATIC / "js" / "pages" / "overview.js").read_text(encoding="utf-8")
-    for name, reasons in (("REFUSALS", set(LABELS["cocoa_handshakes"]) - {"accepted"}), ("CLOSE_CODES", set(CLOSE_CODES))):
+    for name, reasons in (
+        ("REFUSALS", set(LABELS["cocoa_handshakes"]) - {"accepted"}),
+        ("CLOSE_CODES", set(CLOSE_CODES)),
+    ):
         words = re.search(rf"^const {name} = {{(.*?)^}};", script, re.MULTILINE | re.DOTALL)
         assert words is not None
         assert set(re.findall(r"(\w+): \"", words[1])) == reasons

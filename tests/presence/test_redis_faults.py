@@ -133,8 +133,12 @@ async def test_a_missing_permission_is_named(own_redis: RedisServer, caplog: pyt
 
 
 @pytest.mark.logs("cocoa.presence", "server fenced")
-async def test_it_is_foreseen_when_a_device_of_a_killed_server_is_admitted(own_redis: RedisServer) -> None:
+async def test_it_is_foreseen_when_a_device_of_a_killed_server_is_admitted(
+    own_redis: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The log names that server."""
     async with ready(own_redis) as server:
+        own_redis.command("HSET", "cocoa:{box}:p:info", "killed", '{"name":"gateway-2"}')
         assert server.presence.admits_in() is None
         own_redis.command("HSET", "cocoa:{box}:p:servers", "killed", 7)
         own_redis.command("HSET", "cocoa:{box}:p:h:14989", "doll", "killed:1:1")
@@ -149,6 +153,8 @@ async def test_it_is_foreseen_when_a_device_of_a_killed_server_is_admitted(own_r
                 await asyncio.sleep(TIMING.beat_s)
             else:
                 break
+        fenced = [vars(record) for record in caplog.records if record.getMessage() == "server fenced"]
+        assert [(each["server"], each["server_name"]) for each in fenced] == [("killed", "gateway-2")]
 
 
 @pytest.mark.logs("cocoa.presence", "holders unreadable")
