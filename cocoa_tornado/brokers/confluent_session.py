@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import time
+import weakref
 from collections.abc import Callable
 from concurrent.futures import Future, wait
-from functools import partial
 from typing import Any, Final, TypeAlias
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
@@ -43,7 +43,15 @@ class Session:
 
     def join(self, clients: ConfluentClients, on_commit: OnCommit) -> None:
         """Create the consumer, without a subscription."""
-        self.consumer, self.trouble = clients.member(self.deferring(partial(on_commit, self)))
+        # Not a reference cycle: a gateway rarely collects those, and each would keep a consumer.
+        of_session = weakref.ref(self)
+
+        def answered(error: KafkaError | None, partitions: list[TopicPartition]) -> None:
+            session = of_session()
+            if session is not None:
+                on_commit(session, error, partitions)
+
+        self.consumer, self.trouble = clients.member(self.deferring(answered))
 
     def deferring(self, callback: Callable[[Any, Any], None]) -> Callable[[Any, Any], None]:
         """Wrap a callback for librdkafka. :meth:`raise_fault` raises its exceptions after the surrounding consume(). If

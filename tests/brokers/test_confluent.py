@@ -4,11 +4,13 @@ the last part."""
 from __future__ import annotations
 
 import asyncio
+import gc
 import subprocess
 import sys
 import threading
 import time
 import uuid
+import weakref
 from collections.abc import Sequence
 from concurrent.futures import Future, wait
 from typing import Any
@@ -183,6 +185,21 @@ def asking(consuming: ConfluentConsuming) -> Asker:
     asker = Asker()
     consuming._now.prober._consumer = asker  # type: ignore[assignment]
     return asker
+
+
+async def test_a_closed_session_is_freed_without_the_garbage_collector() -> None:
+    options = KafkaOptions(bootstrap=("127.0.0.1:1",))
+    clients = ConfluentClients(options, KafkaClients(options).tokens)
+    session = Session(clients, options)
+    session.join(clients, lambda *answer: None)
+    freed = weakref.ref(session)
+    gc.disable()
+    try:
+        session.close()
+        del session
+        await eventually(lambda: freed() is None)
+    finally:
+        gc.enable()
 
 
 # -- what the brokers are asked
