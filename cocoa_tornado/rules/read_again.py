@@ -6,7 +6,9 @@ a run, so runs that overlap, of one server or of several, are records that were 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
+from heapq import heappop, heappush
 from itertools import pairwise
 from typing import Final, NamedTuple
 
@@ -56,13 +58,16 @@ class Runs:
     def is_full(self) -> bool:
         return len(self.found) + len(self._open) >= MAX_RUNS
 
-    def add(self, at_s: float, offsets: Sequence[int], sources: Sequence[tuple[str, int]]) -> None:
+    def add(self, at_s: float, offsets: Sequence[int], sources: Sequence[tuple[str, int]]) -> int:
         """Add a batch that was read before all others so far.
 
         :param offsets, sources: see ``brokers.port.Batch``
+        :returns: how many offsets it had to look at: all of a partition with a gap, else none
         """
-        end = len(offsets)
+        end, looked = len(offsets), 0
         for partition, length in reversed(sources):
+            if length and offsets[end - 1] - offsets[end - length] != length - 1:
+                looked += length
             for first, last in _unbroken(offsets[max(0, end - length) : end]):
                 later = self._open.get(partition)
                 if later is not None and later.first == last + 1:
@@ -72,6 +77,7 @@ class Runs:
                     self.found.append(later)
                 self._open[partition] = Run(partition, first, last, at_s)
             end -= length
+        return looked
 
     def all(self) -> list[Run]:
         """All runs, at most :data:`MAX_RUNS`."""
@@ -109,13 +115,24 @@ def read_again(known: Iterable[tuple[str, Run]]) -> list[Again]:
 def _overlaps(partition: str, runs: Sequence[tuple[str, Run]]) -> Iterable[Again]:
     begins = sorted(range(len(runs)), key=lambda at: runs[at][1].first)
     edges = sorted({edge for _, run in runs for edge in (run.first, run.last + 1)})
-    reading: list[tuple[str, Run]] = []  # the runs that the offset is in
+    # The runs that the offset is in: by their ends, by their beginnings in time, and how many of each server.
+    ends: list[tuple[int, str]] = []
+    latest: list[tuple[float, int]] = []
+    reading = Counter[str]()
     at = 0
     for first, end in pairwise(edges):
-        reading = [each for each in reading if each[1].last >= first]
+        while ends and ends[0][0] < first:
+            _, server = heappop(ends)
+            reading[server] -= 1
+            if not reading[server]:
+                del reading[server]
         while at < len(begins) and runs[begins[at]][1].first == first:
-            reading.append(runs[begins[at]])
+            server, run = runs[begins[at]]
+            reading[server] += 1
+            heappush(ends, (run.last, server))
+            heappush(latest, (-run.at_s, run.last))
             at += 1
-        if len(reading) > 1:
-            servers = tuple(sorted({server for server, _ in reading}))
-            yield Again(partition, first, end - 1, len(reading), servers, max(run.at_s for _, run in reading))
+        while latest and latest[0][1] < first:
+            heappop(latest)
+        if len(ends) > 1:
+            yield Again(partition, first, end - 1, len(ends), tuple(sorted(reading)), -latest[0][0])

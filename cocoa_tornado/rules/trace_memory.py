@@ -370,9 +370,9 @@ class TraceMemory:
         for batch in reversed(list(self._batches)):
             if runs.is_full:
                 break
-            if not batch.sender:
-                runs.add(batch.at_s, batch.offsets, batch.sources)
             looked += 4 + len(batch.offsets) // 100
+            if not batch.sender:
+                looked += runs.add(batch.at_s, batch.offsets, batch.sources) // 4
             if looked >= SLICE:
                 looked = 0
                 yield None

@@ -59,6 +59,36 @@ def test_of_one_server_only_the_latest_runs_are_known() -> None:
     assert len(runs.all()) == MAX_RUNS
 
 
+def test_only_a_partition_with_a_gap_makes_a_batch_long_to_add() -> None:
+    assert Runs().add(1.0, [3, 4, 5, 7, 9], [(ONE, 3), ("results/2", 2)]) == 2
+    assert Runs().add(1.0, [], [(ONE, 0)]) == 0
+
+
+@given(
+    st.lists(
+        st.builds(
+            lambda server, first, length, at_s: (server, Run(ONE, first, first + length, at_s)),
+            st.sampled_from("abc"),
+            st.integers(0, 9),
+            st.integers(0, 9),
+            st.sampled_from([1.0, 2.0, 3.0]),
+        ),
+        max_size=12,
+    )
+)
+def test_of_each_record_the_servers_and_the_latest_time_are_found(known: list[tuple[str, Run]]) -> None:
+    found = {offset: again for again in read_again(known) for offset in range(again.first, again.last + 1)}
+    for offset in range(20):
+        over = [(server, run) for server, run in known if run.first <= offset <= run.last]
+        again = found.get(offset)
+        if len(over) < 2:
+            assert again is None
+            continue
+        servers, latest = tuple(sorted({server for server, _ in over})), max(run.at_s for _, run in over)
+        assert again is not None
+        assert (again.times, again.servers, again.at_s) == (len(over), servers, latest)
+
+
 @given(
     st.lists(
         st.tuples(st.sampled_from("ab"), st.lists(st.tuples(st.integers(0, 1), st.integers(0, 8)), max_size=8)),
