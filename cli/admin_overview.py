@@ -25,10 +25,13 @@ TOTALS: Final = {
     "refused": "connections refused",
     "closed": "connections closed",
     "fenced": "leases lost",
+    "declared_dead": "servers declared dead",
     "canaries_lost": "canary messages lost",
     "leaked": "messages that reached the wrong canary",
 }
-FAULTS: Final = frozenset({"lost", "dropped", "quarantined", "other_key", "fenced", "canaries_lost", "leaked"})
+FAULTS: Final = frozenset(
+    {"lost", "dropped", "quarantined", "other_key", "fenced", "declared_dead", "canaries_lost", "leaked"}
+)
 """Worth a color if they have happened within the last hour."""
 REASONS: Final = {"refused": "REFUSED", "closed": "CLOSED"}
 NUMBERS: Final = ("LAST HOUR", "SINCE THE START")

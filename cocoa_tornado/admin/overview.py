@@ -82,6 +82,7 @@ class Overview:
     :param name: returns the name of this server
     :param started_at: Unix seconds
     :param fenced: returns how often this server was fenced
+    :param declared_dead: returns how many other servers this one has fenced
     :param clock: monotonic seconds; :param wall_clock: Unix seconds
     """
 
@@ -97,12 +98,14 @@ class Overview:
         readiness: Callable[[], Readiness],
         device_port: Callable[[], int | None],
         fenced: Callable[[], int],
+        declared_dead: Callable[[], int],
         clock: Callable[[], float],
         wall_clock: Callable[[], float],
     ) -> None:
         self._name, self._version, self._started_at = name, version, started_at
         self._hub, self._counters, self._broker, self._mailbox = hub, counters, broker, mailbox
         self._readiness, self._device_port, self._fenced = readiness, device_port, fenced
+        self._declared_dead = declared_dead
         self._clock, self._wall_clock = clock, wall_clock
         self._last_hour = LastHour(clock())
         self._timer: asyncio.TimerHandle | None = None
@@ -170,6 +173,7 @@ class Overview:
             "quarantined": sum(broker.quarantined.values()),
             "other_key": broker.key_mismatch,
             "fenced": self._fenced(),
+            "declared_dead": self._declared_dead(),
             "from_devices": counters.device_messages,
             "accepted": accepted,
             "refused": sum(counters.handshakes.values()) - accepted,

@@ -106,6 +106,7 @@ class PresenceCounters:
     evictions: int = 0  # connections of this server that were silent and ended
     refused: dict[str, int] = field(default_factory=dict)  # by reason
     fenced: int = 0  # times that the store declared this server dead
+    declared_dead: int = 0  # other servers that this one declared dead
 
 
 class Incumbents(Protocol):

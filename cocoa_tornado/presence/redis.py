@@ -360,6 +360,10 @@ class RedisPresence(PresenceBase):
         self._send_all(self._backlog.forget())
         self._lose(self._slots.leases(), self._slots.lose_all(""))
 
+    def declared_dead(self) -> None:
+        """See ``redis_member.MemberOwner``."""
+        self.counters.declared_dead += 1
+
     def cut(self) -> None:
         """See ``redis_member.MemberOwner``."""
         now = self._clock()

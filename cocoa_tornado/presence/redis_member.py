@@ -46,6 +46,9 @@ class MemberOwner(Protocol):
     def fenced(self, lease: Lease) -> None:
         """Another server has declared this one dead."""
 
+    def declared_dead(self) -> None:
+        """This server has declared another one dead."""
+
     def cut(self) -> None:
         """Connections without a valid lease have to end."""
 
@@ -214,6 +217,7 @@ class RedisMember:
             self.act(self.rules.term_over(action.stamp, self._clock()))
             return
         if isinstance(action, Fence) and has_changed:
+            self._owner.declared_dead()
             log.warning(
                 "server fenced", extra={"server": action.epoch, "server_name": names.get(action.epoch) or "unknown"}
             )

@@ -98,6 +98,7 @@ def _make_overview(parts: Parts, readiness: Callable[[], Readiness]) -> Overview
         readiness,
         listeners.own_device_port,
         _fenced(parts),
+        lambda: parts.presence.counters.declared_dead,
         time.monotonic,
         parts.wall_clock,
     )

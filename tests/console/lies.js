@@ -10,7 +10,7 @@
   const parts = {[bad]: {ok: false, state: bad, message: bad}, mailbox: {ok: true, state: bad}};
   const server = {server: bad, version: bad, started_at: bad, connections: 1, devices: 1, failing: [bad], parts, lag: 1, waiting: 2,
     waiting_bytes: 3, counters: {quarantined: 2, lost: 1, fenced: 1, other_key: 1}, refused: {[bad]: 2}, closed: {[bad]: 1}, latency: [1, 2], device_port: null,
-    recent: {since: bad, counters: {quarantined: 2, lost: 1, fenced: 1, other_key: 1, leaked: 1, canaries_lost: 1}, refused: {[bad]: 1}, closed: {}}};
+    recent: {since: bad, counters: {quarantined: 2, lost: 1, fenced: 1, declared_dead: 1, other_key: 1, leaked: 1, canaries_lost: 1}, refused: {[bad]: 1}, closed: {}}};
   const repeat = {device_id: bad, count: 3, since: bad, last: bad};
   const rejected = {partition: 0, offset: 1, timestamp: bad, reason: bad, topic: bad, source_partition: bad, source_offset: bad, key: bad,
     value_bytes: 9, value: bad, is_cut: true, headers: [{name: bad, value: bad}], dropped: {[bad]: 3}, requeued: false};

@@ -155,6 +155,7 @@ async def test_it_is_foreseen_when_a_device_of_a_killed_server_is_admitted(
                 break
         fenced = [vars(record) for record in caplog.records if record.getMessage() == "server fenced"]
         assert [(each["server"], each["server_name"]) for each in fenced] == [("killed", "gateway-2")]
+        assert server.presence.counters.declared_dead == 1
 
 
 @pytest.mark.logs("cocoa.presence", "holders unreadable")

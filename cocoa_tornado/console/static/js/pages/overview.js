@@ -88,6 +88,9 @@ function attention(answer) {
   for (const row of rows.filter((each) => recent(each).counters.fenced)) {
     found.push(note("warn", h("strong", {}, id(row.server)), ` has lost its lease in Redis, and with it its devices: fenced ${plural(recent(row).counters.fenced, "time")} in the last hour.`));
   }
+  if (lately("declared_dead")) {
+    found.push(note("warn", "In the last hour ", plural(lately("declared_dead"), "server"), " stopped answering and lost the lease in Redis. The log line ", h("code", {}, "server fenced"), " names it. What it had counted is not below."));
+  }
   if (lately("canaries_lost")) found.push(note("warn", "In the last hour ", plural(lately("canaries_lost"), "canary message"), " did not arrive within a minute."));
   if (lately("other_key")) found.push(note("info", "In the last hour ", plural(lately("other_key"), "record"), " had a key that names neither the device nor the session. They are delivered, for the value decides, but perhaps not in order."));
   if (rows.some((row) => (row.lag ?? 0) > 1000)) found.push(note("warn", "Records wait to be read: the gateway is behind its topic by ", number(Math.max(...rows.map((row) => row.lag ?? 0))), "."));
@@ -108,7 +111,7 @@ const TOTALS = [
   ["read", "records read"],
   ["delivered", "messages delivered"],
   ["kept", "kept for later"],
-  ["not_connected", "for nobody connected"],
+  ["not_connected", "for no connected device"],
   ["dropped", "dropped"],
   ["quarantined", "quarantined"],
   ["from_devices", "messages from devices"],
