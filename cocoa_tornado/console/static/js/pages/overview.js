@@ -84,7 +84,7 @@ function attention(answer) {
   if (lately("quarantined")) {
     found.push(note("warn", "In the last hour ", plural(lately("quarantined"), "record"), " could not be delivered as written and went to the quarantine. ", h("a", {href: href(["quarantine"])}, "Look at them")));
   }
-  if (lately("lost")) found.push(note("warn", "In the last hour ", plural(lately("lost"), "message"), " left the mailbox unacknowledged: expired, or dropped from a full box. ", h("a", {href: href(["trace"])}, "Trace one")));
+  if (lately("lost")) found.push(note("warn", "In the last hour ", plural(lately("lost"), "message"), " left the mailbox unacknowledged: expired, or dropped from a full box. Devices without cursors may have received theirs. ", h("a", {href: href(["trace"])}, "Trace one")));
   for (const row of rows.filter((each) => recent(each).counters.fenced)) {
     found.push(note("warn", h("strong", {}, id(row.server)), ` has lost its lease in Redis, and with it its devices: fenced ${plural(recent(row).counters.fenced, "time")} in the last hour.`));
   }
