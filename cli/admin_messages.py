@@ -40,7 +40,7 @@ def send(admin: Admin, **options: Any) -> None:
 
     FILE contains a whole record (docs/records.rst), at most 64 KiB; - is standard input. Without FILE, the options make
     the record. The command prints the record's id once the brokers have acknowledged it; `cocoa admin trace ID` shows
-    what became of the message.
+    what happened to the message.
 
     Exit status 1 if the record is invalid (then it was not published), or if the brokers are unavailable.
 
@@ -56,7 +56,7 @@ def send(admin: Admin, **options: Any) -> None:
 @admin_command("trace")
 @click.argument("message_id", metavar="ID")
 def trace(admin: Admin, message_id: str) -> None:
-    """Show what became of a message.
+    """Show what happened to a message.
 
     The first line is the summary; then come the steps of the message, and its outcome for each device.
 

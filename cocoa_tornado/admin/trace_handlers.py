@@ -1,4 +1,4 @@
-"""What became of a message."""
+"""What happened to a message."""
 
 from __future__ import annotations
 

@@ -151,9 +151,9 @@ class TraceSearch:
 
     def _limits(self, record: Record, devices: Sequence[TraceDevice]) -> Iterable[str]:
         if self._boxes is None:
-            yield "no server remembers what became of it, and there is no mailbox"
+            yield "no server remembers what happened to it, and there is no mailbox"
         elif record.is_transient:
-            yield "no server remembers what became of it, and it is never stored"
+            yield "no server remembers what happened to it, and it is never stored"
         elif not devices and not isinstance(record.address, str | Devices):
             yield f"no device is {audience_text(record.address)}"
 

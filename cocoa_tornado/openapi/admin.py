@@ -225,11 +225,11 @@ PATHS: Final[dict[str, Node]] = {
             "write",
             "requeue",
             "Put a rejected record back on the results topic, once",
-            {"202": answer("The record was put back", record({"id": text("The message's id, for GET messages/{id}")}))},
+            {"202": answer("The record was requeued", record({"id": text("The message's id, for GET messages/{id}")}))},
             409,
             parameters=[in_path("partition", whole(), 0), in_path("offset", whole(), 0)],
             requestBody=body(
-                "The corrected value; without a body the record is put back unchanged",
+                "The corrected value; without a body the record is requeued unchanged",
                 ref("Record"),
                 RECORD,
                 required=False,

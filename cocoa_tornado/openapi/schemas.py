@@ -218,9 +218,7 @@ SCHEMAS: Final[dict[str, Node]] = {
             "dropped": mapping(
                 whole(), "Parts that the copy lacks because of the topic's size limit, with their sizes"
             ),
-            "requeued": nullable(
-                flag("The record was put back on the results topic; null, for a single record only: unknown")
-            ),
+            "requeued": nullable(flag("The record was requeued; null, for a single record only: unknown")),
         }
     ),
     "Reader": record(READER),

@@ -19,7 +19,7 @@ from .plan import plan
 class FanOutDelivery:
     """The mailbox finds the recipients of a fan-out in steps, perhaps long after the batch of the record is done.
 
-    :param memory: remembers what became of each message; None: nothing does
+    :param memory: remembers what happened to each message; None: nothing does
     """
 
     def __init__(

@@ -76,7 +76,7 @@ class Router:
 
     :param mailbox: None: messages that can't be sent now are dropped
     :param round_trips: receives the records of each batch once they are routed
-    :param memory: remembers what became of each message; None: nothing does
+    :param memory: remembers what happened to each message; None: nothing does
     :param has_neighbors: True if other servers may have read the same records, so that some are read twice: each time
         that a partition moves to another server. A mailbox knows them; without one, each device gets them once
     """

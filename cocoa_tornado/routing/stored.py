@@ -28,7 +28,7 @@ class StoredDelivery:
     those.
 
     :param in_flight: all batches that are not carried out, in order: later ones may have stored messages, too
-    :param memory: remembers what became of each message; None: nothing does
+    :param memory: remembers what happened to each message; None: nothing does
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Canaries: the gateway's own two devices on each server, and what became of the messages for them. Pure.
+"""Canaries: the gateway's own two devices on each server, and what happened to the messages for them. Pure.
 
 A canary message is a record of the results topic with the header :data:`HEADER`, for one canary. It takes the path of
 every record: the broker, the consumer group, the router, perhaps another server, and the outbox of its canary. If it
@@ -151,7 +151,7 @@ class _Sent(NamedTuple):
 
 
 class _Outcome(NamedTuple):
-    """What became of the message ``number``."""
+    """What happened to the message ``number``."""
 
     number: int
     has_arrived: bool

@@ -1,4 +1,4 @@
-"""Remembers the last batches and what became of their messages, for traces by operators. Pure.
+"""Remembers the last batches and what happened to their messages, for traces by operators. Pure.
 
 A message that is simply delivered costs nothing: a batch is remembered by reference to its records, with a single note.
 Only deviations have notes of their own. A search is linear, and pauses regularly.

@@ -210,7 +210,7 @@ async def test_of_a_message_that_is_never_stored_no_more_is_known_than_its_recor
     await publish(gateway, {"device": "doll"}, ttl=0)
     body = await becomes(gateway, FIRST, {"doll": None})
     why = "there is no mailbox" if mailbox == "none://" else "it is never stored"
-    assert body["summary"] == f"doll: unknown; no server remembers what became of it, and {why}"
+    assert body["summary"] == f"doll: unknown; no server remembers what happened to it, and {why}"
 
 
 async def test_a_record_that_is_not_committed_and_in_no_box(start_admin: StartAdmin) -> None:

@@ -131,11 +131,11 @@ async def test_a_message_is_sent_seen_and_traced_and_a_rejected_record_put_back_
         await tail.until_text("doll: written")
         await visit(tail, "trace/elsewhere/0/0")
         await tail.until_text("is read, not elsewhere")
-        # A record that no operator may put back twice.
+        # A record that no operator may requeue twice.
         await visit(page, "quarantine")
         await page.until_text("no_device")
-        await page.click(by_text("button", "Put back as it is"))
-        await page.until_text("correct it first")
+        await page.click(by_text("button", "Requeue unchanged"))
+        await page.until_text("Correct it first")
         await page.click(by_text("button", "Correct…"))
         await page.until("document.querySelector('dialog textarea')")
         await page.fill("dialog textarea", '{"device_id":"doll","text":"for you"}')
@@ -143,8 +143,8 @@ async def test_a_message_is_sent_seen_and_traced_and_a_rejected_record_put_back_
         await ask_port(
             gateway, "POST", f"/quarantine/{row['partition']}/{row['offset']}/requeue", {"device_id": "doll"}
         )
-        await page.click(by_text("dialog button", "Put back"))
-        await page.until_text("was put back already")
+        await page.click(by_text("dialog button", "Requeue"))
+        await page.until_text("has already been requeued")
         assert (page.faults_but(409, 400), tail.faults_but(404)) == ([], [])
 
 
@@ -171,7 +171,7 @@ async def test_an_answer_leaves_focus_selection_and_what_is_open_where_they_are(
         assert await page.evaluate("document.activeElement.textContent") == "doll-b"
         # One that is not connected has a page, too.
         await visit(page, "devices?prefix=away")
-        await page.click(by_text("main a", "the page of away"))
+        await page.click(by_text("main a", "away"))
         await page.until_text("No server knows this device")
         assert page.faults_but(404) == []
 
@@ -212,7 +212,7 @@ async def test_a_device_with_any_id_has_a_page_and_no_two_ids_look_alike(
         await visit(page, "devices?group=..&members=1")
         await page.until("document.querySelectorAll('tbody tr').length === 1")
         await visit(page, "trace/..")
-        await page.until_text("This message is not found")
+        await page.until_text("Message not found")
         assert page.faults_but(404) == []
 
 
@@ -306,7 +306,7 @@ async def test_every_page_fits_a_phone_and_says_what_the_token_does_not_permit(
         assert await page.evaluate("!document.querySelector('nav').checkVisibility()")
         await page.click(by_text("button", "Menu"))
         await page.click(by_text("nav a", "Quarantine"))
-        await page.until_text("to see the text, a token needs the scope admin:text")
+        await page.until_text("the text requires the scope admin:text")
         assert "for whom" not in await page.evaluate("document.body.innerText")
         assert await page.evaluate("[...document.querySelectorAll('svg')].every((each) => each.clientHeight < 40)")
         assert await page.evaluate("!document.querySelector('nav').checkVisibility()")
@@ -327,7 +327,7 @@ async def test_a_token_that_is_refused_leads_to_the_form_and_a_lost_server_to_a_
         await page.until("document.activeElement.id === 'token' && document.activeElement.type === 'password'")
         await page.fill("#token", "pasted … with a gap")
         await page.press("Enter")
-        await page.until_text("That is not a token.")
+        await page.until_text("This is not a token.")
         await page.fill("#token", "rubbish")
         await page.press("Enter")
         await page.until_text("does not accept this token")
@@ -343,18 +343,18 @@ async def test_a_token_that_is_refused_leads_to_the_form_and_a_lost_server_to_a_
             "const real = fetch; globalThis.fetch = async (...request) =>"
             ' new Response((await (await real(...request)).text()).replaceAll(\'"server":"here"\', \'"server":"b"\'))'
         )
-        await page.until_text("here has left: it answered last at")
+        await page.until_text("here is gone. It last answered at")
         await page.evaluate("globalThis.fetch = async () => { throw new TypeError('gone'); }")
         await page.until_text("Connection lost.")
         await page.until_text("out of date")
         assert not await page.evaluate("document.body.innerText.includes('all ready')")
         await page.evaluate("location.hash = '#/explain'")
         await page.click(by_text("main button", "Explain"))
-        await page.until_text("Try again when the connection is back.")
+        await page.until_text("Try again when the server is back.")
         await page.evaluate("location.hash = '#/quarantine'")
-        await page.until_text("The console tries again by itself.")
+        await page.until_text("The console retries automatically.")
         await page.evaluate("globalThis.fetch = real")
-        await page.until_text("Nothing in the quarantine")
+        await page.until_text("No rejected records")
         await page.click(by_text("button", "Sign out"))
         await page.until("document.querySelector('#token')")
         assert (await ask(gateway, "GET", "/overview")).status == 200

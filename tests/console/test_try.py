@@ -14,7 +14,7 @@ import pytest
 from cocoa_tornado.identity.keys import Signer
 from cocoa_tornado.identity.minting import TokenRequest, mint
 from cocoa_tornado.mailboxes.memory import MemoryMailbox
-from cocoa_tornado.rules.close_codes import REPLACED
+from cocoa_tornado.rules.close_codes import DISCONNECTED, REPLACED
 from cocoa_tornado.rules.identity import TokenPolicy
 from testing.browser import CHROMIUM
 from testing.chromium import Page, by_text, chromium
@@ -118,7 +118,7 @@ async def test_messages_go_both_ways_and_each_end_is_explained_and_survived(
         permission = {"permission": {"name": "microphone"}, "setting": "denied"}
         await page.call("Browser.setPermission", **permission, origin=f"http://127.0.0.1:{gateway.port}")
         await page.click(SPEAK)
-        await page.until_text("No permission to use the microphone.")
+        await page.until_text("Microphone blocked.")
         hostile = "<img src=x onerror=alert(1)>"
         await page.fill("[name=text]", hostile)
         await page.press("Enter")
@@ -142,15 +142,15 @@ async def test_messages_go_both_ways_and_each_end_is_explained_and_survived(
         client = gateway.gateway.hub.get_client_by_device("doll")
         assert client is not None
         client.end(REPLACED)
-        await until_pill(page, "superseded")
-        await page.until_text("Another connection of the same device took the place of this one. (4409, “replaced by")
-        assert re.search(r"again in \d+ (min|s)", await page.evaluate("document.querySelector('.waiting').innerText"))
+        await until_pill(page, "replaced")
+        await page.until_text("Another connection of this device has replaced it. (4409, “replaced by")
+        assert re.search(
+            r"Reconnecting in \d+ (min|s)", await page.evaluate("document.querySelector('.waiting').innerText")
+        )
         # The other one holds the device now.
         other = await gateway.connect("doll")
         await page.click(by_text("button", "Now"))
-        await page.until_text(
-            "Another connection of this device is open, and answers. (409, “Device already connected”)"
-        )
+        await page.until_text("Another connection of this device is open. (409, “Device already connected”)")
         await other.close()
         await page.until(f"{by_text('button', 'Now')}?.click() || document.querySelector('.pill.ok') !== null")
         await page.click(by_text("button", "Disconnect"))
@@ -158,7 +158,7 @@ async def test_messages_go_both_ways_and_each_end_is_explained_and_survived(
         # An id that no device may have.
         await page.fill("[name=device]", "cocoa-canary-1")
         await page.press("Enter")
-        await page.until_text("be a device\u2019s id.")
+        await page.until_text("Invalid device id.")
         wide = "document.documentElement.scrollWidth - innerWidth"
         await page.look(390, 844)
         assert await page.evaluate(wide) <= 0
@@ -167,7 +167,9 @@ async def test_messages_go_both_ways_and_each_end_is_explained_and_survived(
         assert page.dialogs == []
 
 
-async def test_what_is_missing_has_a_clear_state(start_admin: StartAdmin, tmp_path: Path) -> None:
+async def test_what_is_missing_has_a_clear_state(
+    start_admin: StartAdmin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pem = tmp_path / "public.pem"
     pem.write_bytes(public_pem("EC"))
     # The admin API has a port of its own, so that the page can't read what the devices' port answers.
@@ -197,14 +199,21 @@ async def test_what_is_missing_has_a_clear_state(start_admin: StartAdmin, tmp_pa
         not_sound = tmp_path / "not sound.wav"
         not_sound.write_bytes(b"RIFF, but nothing else")
         await choose(page, not_sound)
-        await page.until_text("be decoded.")
-        # The page can't read why the device is refused, but asks the gateway.
+        await page.until_text("Cannot decode this file.")
+        # The page can't read why the device is refused, but asks the gateway. It discards a cursor that is not known.
+        await gateway.publish("signed elsewhere", "hello")
+        await until_in(page, JOURNAL, "transcription hello.*ack")
+        monkeypatch.setattr(gateway.gateway.mailbox, "_key", b"k" * 32)
+        client = gateway.gateway.hub.get_client_by_device("signed elsewhere")
+        assert client is not None
+        client.end(DISCONNECTED)
+        await until_in(page, JOURNAL, "refused: Refused \\(400, “Unknown cursor”\\).*connected as signed elsewhere")
         target = "/api/v1/admin/devices/signed%20elsewhere/block"
         admin_port = gateway.gateway.parts.listeners.admin_port
         assert (await send(gateway, "PUT", target, admin_token(), b"{}", admin_port)).status == 200
         await page.until_text("(403, \u201cDevice blocked\u201d)")
         await opened(page, gateway, "gateway.test")
-        await page.until_text("The microphone needs https.")
+        await page.until_text("The microphone requires https.")
         assert await page.evaluate(f"{SPEAK}.disabled")
 
 

@@ -78,7 +78,7 @@ export async function open(method, target, {query = {}, body, signal, headers = 
   } catch (error) {
     if (signal?.aborted) throw error;
     note(false);
-    throw new ApiError(0, "The server does not answer");
+    throw new ApiError(0, "The server is not responding");
   }
   note(true);
   if (response.ok) return response;

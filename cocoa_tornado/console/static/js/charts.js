@@ -61,7 +61,7 @@ export function chart(label, {format, names = [""], size = 60, least = 0}) {
       show(readout, `${clock(new Date(point.at), {date: "never"})}  ${shown.join("  ")}`);
     }
     const last = points.at(-1)?.values[0];
-    figure.setAttribute("aria-label", Number.isFinite(last) ? `${label}: now ${format(last)}, scale to ${format(max)}` : `${label}: no values yet`);
+    figure.setAttribute("aria-label", Number.isFinite(last) ? `${label}: now ${format(last)}, scale up to ${format(max)}` : `${label}: no values yet`);
   }
 
   figure.addEventListener("pointermove", (event) => {

@@ -29,7 +29,7 @@ const PAGES = {
   send: {page: send, name: "Send", icon: "send"},
   explain: {page: explain, name: "Explain", icon: "explain"},
   quarantine: {page: quarantine, name: "Quarantine", icon: "quarantine"},
-  try: {page: tryIt, name: "Try it", icon: "try", group: "A device"},
+  try: {page: tryIt, name: "Try it", icon: "try", group: "Testing"},
 };
 
 let leave = new AbortController();
@@ -73,7 +73,7 @@ function makeFrame() {
   const skip = h("a", {class: "skip", href: "#main", on: {click: (event) => {
     event.preventDefault();
     main.focus();
-  }}}, "Skip to the content");
+  }}}, "Skip to content");
   return {whole: h("div", {class: "frame"}, skip, head, nav, main), banner, content, nav};
 }
 
@@ -88,7 +88,7 @@ function drawNav(nav, current) {
 function drawBanner(banner) {
   const failures = connection.failures;
   // One lost answer may be a restart behind a proxy.
-  const text = failures > 1 && note("bad", h("strong", {}, "Connection lost. "), "What you see may be out of date. Trying again.");
+  const text = failures > 1 && note("bad", h("strong", {}, "Connection lost. "), "The page may be out of date. Reconnecting…");
   const isShown = banner.hasChildNodes();
   if (Boolean(text) !== isShown) show(banner, text);
 }
@@ -115,8 +115,8 @@ function visit(frame) {
 }
 
 const lostPage = {
-  title: "No such page",
-  render: (main) => main.append(pageHead("No such page"), nothing("There is nothing here", h("a", {class: "button", href: "#/"}, "To the overview"))),
+  title: "Page not found",
+  render: (main) => main.append(pageHead("Page not found"), nothing("The console has no such page", h("a", {class: "button", href: "#/"}, "Go to the overview"))),
 };
 
 // -- signed out
@@ -137,14 +137,14 @@ function door(reason) {
     "form",
     {novalidate: true},
     h("img", {src: "console/icon.svg", alt: "", width: 44, height: 44}),
-    h("div", {}, h("h1", {}, "cocoa console"), h("p", {}, "For the operators of this gateway. Sign in with an admin token; it stays in this page’s memory and is gone when you close or reload it.")),
+    h("div", {}, h("h1", {}, "cocoa console"), h("p", {}, "Sign in with an admin token. The page keeps it in memory only; reloading or closing the tab discards it.")),
     h("div", {class: "field"}, h("label", {for: "token"}, "Admin token"), token, problem),
     h("button", {class: "button primary", type: "submit"}, "Sign in"),
     h(
       "details",
       {},
-      h("summary", {}, "Where do I get one?"),
-      h("p", {class: "muted"}, "On a machine with the gateway’s keys:"),
+      h("summary", {}, "How to get a token"),
+      h("p", {class: "muted"}, "On a machine that has the gateway’s keys, run:"),
       h("pre", {tabindex: 0}, "cocoa mint-token --admin --subject ann"),
       h("p", {class: "muted"}, "In development, ", h("code", {}, "make run"), " prints a link that signs you in."),
     ),
@@ -153,7 +153,7 @@ function door(reason) {
     event.preventDefault();
     if (token.value.trim()) signIn(token.value);
     else {
-      show(problem, "Paste a token.");
+      show(problem, "Paste an admin token.");
       token.focus();
     }
   });
@@ -174,7 +174,7 @@ function change(reason) {
   follow(session.isSignedIn);
   if (!session.isSignedIn) {
     frame = null;
-    door(reason === "Invalid JWT token" ? "The gateway does not accept this token: it is not an admin token of this gateway, or it has expired." : reason);
+    door(reason === "Invalid JWT token" ? "The gateway does not accept this token. It has expired, or it is not an admin token for this gateway." : reason);
     return;
   }
   frame = makeFrame();

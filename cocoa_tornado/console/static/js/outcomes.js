@@ -1,19 +1,19 @@
-// What became of a message at a device, in marks and words.
+// The outcomes of a message at a device: their marks and meanings.
 
 export const OUTCOMES = {
-  acknowledged: ["ok", "the device has acknowledged it, or a later message of its lane"],
-  written: ["ok", "a socket of the device has taken it"],
-  waiting: ["info", "in the device’s box; without a mailbox, in the queue of its connection"],
-  not_connected: ["warn", "the device was not connected and nothing keeps its messages, or it has left the group or user"],
-  expired: ["warn", "its time to live ended first"],
+  acknowledged: ["ok", "the device acknowledged it, or a later message of the same lane"],
+  written: ["ok", "written to a socket of the device"],
+  waiting: ["info", "in the device’s box or, without a mailbox, in the queue of its connection"],
+  not_connected: ["warn", "the device was not connected and has no box, or it is no longer addressed"],
+  expired: ["warn", "its time to live ended before delivery"],
   overflow: ["bad", "dropped from a full box or queue"],
-  collapsed: ["", "a newer message with its collapse_key has replaced it"],
-  superseded: ["warn", "it reached a server that no longer held the device"],
+  collapsed: ["", "replaced by a newer message with the same collapse_key"],
+  superseded: ["warn", "forwarded to a server that no longer held the device"],
   slow_consumer: ["bad", "the connection was closed because the device read too slowly"],
-  quarantined: ["bad", "the record is invalid and went to the quarantine"],
-  fault: ["bad", "an internal error; the log has it"],
-  unknown: ["", "not known: under way, or longer ago than the servers remember"],
-  others: ["", "devices that have no row of their own"],
+  quarantined: ["bad", "the record is invalid and was copied to the quarantine"],
+  fault: ["bad", "an internal error; see the log"],
+  unknown: ["", "in progress, or too old for the servers to remember"],
+  others: ["", "devices without a row of their own"],
 };
 
 export const kindOf = (outcome) => OUTCOMES[outcome]?.[0] ?? "";

@@ -44,7 +44,7 @@ export function time(stamp, {ms = false, relative = false, date = "auto"} = {}) 
 /** Text of a message or, without admin:text, its length. */
 export function message(text, length) {
   if (text === null || text === undefined) {
-    return h("span", {class: "muted", title: "To see the text, a token needs the scope admin:text"}, icon("lock"), ` ${length ?? "?"} bytes`);
+    return h("span", {class: "muted", title: "The text requires the scope admin:text"}, icon("lock"), ` ${length ?? "?"} bytes`);
   }
   return h("bdi", {class: "text"}, lines(text));
 }
@@ -111,7 +111,7 @@ export const nothing = (title, ...text) => h("div", {class: "state"}, icon("inbo
 export const scopeHint = (scope) => {
   const scopes = [...new Set(["admin:read", ...session.scopes, scope])];
   const command = `cocoa mint-token --admin ${scopes.map((each) => `--scope ${line(each)}`).join(" ")}`;
-  return ["Your token does not have the scope ", h("code", {}, line(scope)), ". Another one does: ", h("code", {}, command)];
+  return ["Your token lacks the scope ", h("code", {}, line(scope)), ". Get one that has it: ", h("code", {class: "command"}, command)];
 };
 
 /** What an error looks like; retry: what its button does; isPolled: whether the page asks again without that. */
@@ -119,13 +119,13 @@ export function failed(error, retry, {isPolled = true} = {}) {
   if (error.scope) {
     return h("div", {class: "state", role: "alert"}, icon("lock"), h("strong", {}, "Not permitted"), h("p", {}, scopeHint(error.scope)));
   }
-  const title = error.status === 0 ? "The server does not answer" : error.status === 404 ? "Not found" : "That did not work";
+  const title = error.status === 0 ? "The server is not responding" : error.status === 404 ? "Not found" : "Request failed";
   return h(
     "div",
     {class: "state", role: "alert"},
     icon(error.status === 0 ? "plug" : "warn"),
     h("strong", {}, title),
-    error.status === 0 ? h("p", {}, isPolled ? "The console tries again by itself." : "Try again when the connection is back.") : h("p", {}, line(error.message), error.status ? ` (${error.status})` : ""),
+    error.status === 0 ? h("p", {}, isPolled ? "The console retries automatically." : "Try again when the server is back.") : h("p", {}, line(error.message), error.status ? ` (${error.status})` : ""),
     retry && h("button", {class: "button", type: "button", on: {click: retry}}, "Try again"),
   );
 }
@@ -138,9 +138,9 @@ export function missingNote(names) {
   if (!names?.length) return null;
   const known = names.filter((name) => name !== "unknown");
   const text = known.length
-    ? ["Not all servers answered within a second. Missing: ", known.map((name, at) => [at ? ", " : "", id(name)]), "."]
-    : ["The server that was asked does not know the others yet."];
-  return note("warn", text, " What you see is incomplete.");
+    ? ["Some servers did not answer within a second: ", known.map((name, at) => [at ? ", " : "", id(name)]), "."]
+    : ["This server does not know the other servers yet."];
+  return note("warn", text, " The page is incomplete.");
 }
 
 // -- what happens once
@@ -157,12 +157,12 @@ export function toast(kind, ...text) {
 
 /** Say that something has failed. */
 export const toastError = (error) =>
-  error.scope ? toast("bad", "Not permitted: your token does not have the scope ", h("code", {}, line(error.scope)), ".") : toast("bad", line(error.message));
+  error.scope ? toast("bad", "Not permitted: your token lacks the scope ", h("code", {}, line(error.scope)), ".") : toast("bad", line(error.message));
 
 /** A button that does something on the server: not twice at once, and only if the token permits it. */
 export function action(label, run, {kind = "", scope = "admin:write", size = "", key = label} = {}) {
   const may = scope === null || session.may(scope);
-  const button = h("button", {class: `button ${kind} ${size}`, type: "button", "data-key": key, disabled: !may, title: may ? null : `Needs the scope ${scope}`}, label);
+  const button = h("button", {class: `button ${kind} ${size}`, type: "button", "data-key": key, disabled: !may, title: may ? null : `Requires the scope ${scope}`}, label);
   button.addEventListener("click", async () => {
     button.disabled = true;
     try {
@@ -256,7 +256,7 @@ export function copyButton(text, label = "Copy") {
       await navigator.clipboard.writeText(text);
       toast("ok", "Copied.");
     } catch {
-      toast("warn", "The browser does not permit that; select the text and copy it.");
+      toast("warn", "The browser denied access to the clipboard. Select the text and copy it.");
     }
   });
   return button;

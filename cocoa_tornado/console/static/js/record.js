@@ -32,16 +32,16 @@ export function recordForm({query = {}, onChange = () => {}}) {
     user: input({value: query.user ?? "", placeholder: '99 or "99"'}),
     group: input({value: query.group ?? "", placeholder: "kitchen"}),
   };
-  const hints = {devices: "Separated by commas or lines; at most 1,000.", user: "99 is the number, \"99\" in quotes the text."};
+  const hints = {devices: "Separated by commas, spaces or lines; at most 1,000.", user: "99 is the integer, \"99\" the string."};
   const slot = h("div");
   const text = h("textarea", {rows: 3, placeholder: "Hello", value: query.text ?? ""});
   const except = input({placeholder: "doll-3"});
   const priority = h("select", {}, ["normal", "high", "low"].map((value) => h("option", {value}, value)));
   const ttl = input({type: "number", min: 0, inputmode: "numeric", placeholder: "no limit"});
   const collapse = input({placeholder: "none"});
-  const own = input({placeholder: "a new one"});
-  const json = h("textarea", {rows: 12, spellcheck: "false", "aria-label": "The record as JSON"});
-  const exceptField = field("Except these devices", except);
+  const own = input({placeholder: "assigned by the gateway"});
+  const json = h("textarea", {rows: 12, spellcheck: "false", "aria-label": "Record as JSON"});
+  const exceptField = field("Except devices", except);
   const drawTarget = () => {
     show(slot, kind === "all" ? "" : field({device: "Device", devices: "Devices", user: "User", group: "Group"}[kind], target[kind], hints[kind]));
     exceptField.hidden = kind === "device" || kind === "devices";
@@ -58,11 +58,11 @@ export function recordForm({query = {}, onChange = () => {}}) {
     h(
       "details",
       {},
-      h("summary", {}, "More: priority, time to live, id"),
-      h("div", {class: "form more"}, h("div", {class: "row"}, field("Priority", priority), field("Time to live, seconds", ttl, "0: only to connections open now")), h("div", {class: "row"}, field("Collapse key", collapse, "Replaces older ones"), field("Id", own, "Names it in traces")), exceptField),
+      h("summary", {}, "Options"),
+      h("div", {class: "form more"}, h("div", {class: "row"}, field("Priority", priority), field("Time to live, seconds", ttl, "0: only open connections get it")), h("div", {class: "row"}, field("Collapse key", collapse, "Replaces older messages with this key"), field("Message id", own, "For traces")), exceptField),
     ),
   );
-  const raw = h("div", {hidden: true}, field("Record", json, "The value of a record, as a backend would write it to the topic."));
+  const raw = h("div", {hidden: true}, field("Record", json, "The value of a record, as backends write it to the topic."));
   const element = h(
     "div",
     {class: "form", on: {input: onChange, change: onChange}},

@@ -39,7 +39,7 @@ export function signIn(text) {
   token = text.replace(/^\s*Bearer\s/i, "").replace(/\s/g, "");
   if (!/^[\x21-\x7e]+$/.test(token)) {
     // No header can have it.
-    signOut("That is not a token.");
+    signOut("This is not a token.");
     return;
   }
   claims = claimsOf(token);

@@ -1,4 +1,4 @@
-// One device: its connections, its box, its last events and messages, and what an operator can do about it.
+// One device: its connections, box, last events and messages, and the actions of an operator.
 
 import {api, path, poll} from "../api.js";
 import {h, refresh, show} from "../dom.js";
@@ -13,10 +13,10 @@ export const title = "Device";
 const EVERY_MS = 3000;
 
 const CLOSE_CODES = {
-  1000: "normal", 1001: "going away: the server was drained", 1006: "no close code: the network, or a crash", 1008: "policy: no pong, or too many messages",
-  1009: "a message was too big", 1011: "internal error", 1013: "slow consumer: try again later", 4401: "token expired", 4409: "replaced by another connection", 4410: "disconnected by an operator",
+  1000: "normal", 1001: "going away", 1006: "connection lost", 1008: "no pong, or too many messages",
+  1009: "message too big", 1011: "internal error", 1013: "slow consumer", 4401: "token expired", 4409: "replaced by another connection", 4410: "disconnected by an operator",
 };
-const STATUSES = {400: "unknown cursor, or a bad request", 401: "token not accepted", 403: "origin not allowed, or blocked", 409: "already connected", 426: "not a WebSocket handshake", 503: "draining, full, or a part is not ready"};
+const STATUSES = {400: "unknown cursor, or a bad request", 401: "token not accepted", 403: "origin not allowed, or blocked", 409: "already connected", 426: "not a WebSocket handshake", 503: "full, draining, or not ready"};
 
 const CONNECTIONS = [
   {title: "Server", cell: (row) => id(row.server)},
@@ -38,7 +38,7 @@ const MESSAGES = [
 
 function eventRow({at, server, event, code}) {
   const kind = {connected: "is-ok", refused: "is-bad", challenged: "is-warn"}[event] ?? (code === 1000 || code === 1001 ? "" : "is-warn");
-  const detail = event === "refused" ? STATUSES[code] : event === "closed" ? CLOSE_CODES[code] : event === "challenged" ? "another connection wanted its place" : "";
+  const detail = event === "refused" ? STATUSES[code] : event === "closed" ? CLOSE_CODES[code] : event === "challenged" ? "another connection of the device was opened" : "";
   return h("li", {class: kind}, time(at), h("div", {}, h("strong", {}, event, code && code !== 101 ? ` ${code}` : ""), detail && [" – ", detail], h("div", {class: "muted small"}, "at ", id(server))));
 }
 
@@ -72,13 +72,13 @@ export function render(main, {parts, signal}) {
     refresh(
       body,
       missingNote(row.missing),
-      row.blocked && note("bad", "Connections are refused with 403 ", row.blocked_until ? ["until ", time(row.blocked_until, {date: "always"}), "."] : "until somebody unblocks it."),
-      panel("Connections", isConnected ? table("Connections", CONNECTIONS, row.connections) : nothing("Not connected", row.events.length ? "The last events say how its last connection ended." : ""), {bare: true, side: isConnected ? plural(row.connections.length, "connection") : null}),
-      row.messages?.length > 0 && panel("Last messages", table("Last messages", MESSAGES, row.messages), {bare: true, side: "for this device, as far as the servers remember"}),
+      row.blocked && note("bad", "Connections are refused with 403 ", row.blocked_until ? ["until ", time(row.blocked_until, {date: "always"}), "."] : "until it is unblocked."),
+      panel("Connections", isConnected ? table("Connections", CONNECTIONS, row.connections) : nothing("Not connected", row.events.length ? "See its last events." : ""), {bare: true, side: isConnected ? plural(row.connections.length, "connection") : null}),
+      row.messages?.length > 0 && panel("Last messages", table("Last messages", MESSAGES, row.messages), {bare: true, side: "as far as the servers remember"}),
       h(
         "div",
         {class: "grid"},
-        panel("Last events", row.events.length ? h("ol", {class: "events"}, row.events.toReversed().map(eventRow)) : nothing("No events", "The servers remember the last 20 since they started."), {bare: !row.events.length}),
+        panel("Last events", row.events.length ? h("ol", {class: "events"}, row.events.toReversed().map(eventRow)) : nothing("No events", "The servers remember the last 20 events since they started."), {bare: !row.events.length}),
         h("div", {class: "stack"}, panel("Box", box(row.box), {side: row.box?.messages ? emptyBox() : null}), (user.length || row.groups.length > 0) && panel("Latest token", facts([...user, row.groups.length && ["Groups", groupChips(row.groups)]]))),
       ),
     );
@@ -87,11 +87,11 @@ export function render(main, {parts, signal}) {
   function drawUnknown() {
     show(state, pill("", "unknown"));
     refresh(buttons, actions({blocked: false}, false));
-    refresh(body, panel(null, nothing("No server knows this device", "It is not connected, has no events since the servers started, and nothing waits in its box."), {bare: true}));
+    refresh(body, panel(null, nothing("No server knows this device", "It is not connected, its box is empty, and it has had no events since the servers started."), {bare: true}));
   }
 
   function box(found) {
-    if (found === null) return h("p", {class: "muted"}, "There is no mailbox, or it does not answer.");
+    if (found === null) return h("p", {class: "muted"}, "There is no mailbox, or it is unavailable.");
     return facts([
       ["Waiting", found.messages ? h("strong", {}, plural(found.messages, "message"), `, ${bytes(found.bytes)}`) : "nothing"],
       found.oldest && ["Oldest", time(found.oldest)],
@@ -100,10 +100,10 @@ export function render(main, {parts, signal}) {
     ]);
   }
 
-  const emptyBox = () => action("Empty", async () => {
+  const emptyBox = () => action("Empty box", async () => {
     const isDone = await ask("Empty this box?", {
-      text: ["What waits for ", id(deviceId), " is deleted and never delivered. This cannot be undone."],
-      confirm: "Empty the box",
+      text: ["The messages that wait for ", id(deviceId), " are deleted. This cannot be undone."],
+      confirm: "Empty box",
       kind: "danger",
       run: async () => {
         const {deleted} = await api.delete(at("box"));
@@ -125,10 +125,10 @@ export function render(main, {parts, signal}) {
 
   async function disconnect() {
     const isDone = await ask("Disconnect this device?", {
-      text: ["Its connections are closed with 4410, after what is queued for them. It may connect again."],
+      text: ["Queued messages are sent first; then its connections are closed with 4410. The device may reconnect."],
       confirm: "Disconnect",
       kind: "danger",
-      content: field("Ask it to come back after so many seconds (optional)", input({type: "number", min: 0, max: 86400, name: "after", inputmode: "numeric"})),
+      content: field("Reconnect after, seconds (optional)", input({type: "number", min: 0, max: 86400, name: "after", inputmode: "numeric"})),
       run: async (form) => {
         const {closed} = await api.delete(at("connections"), {query: {reconnect_after: form.get("after")}});
         toast("ok", `${plural(closed, "connection")} closed.`);
@@ -138,12 +138,12 @@ export function render(main, {parts, signal}) {
   }
 
   async function block() {
-    const until = h("select", {name: "minutes"}, [["", "until somebody unblocks it"], ["10", "for 10 minutes"], ["60", "for an hour"], ["1440", "for a day"], ["10080", "for a week"]].map(([value, text]) => h("option", {value}, text)));
+    const until = h("select", {name: "minutes"}, [["", "until it is unblocked"], ["10", "for 10 minutes"], ["60", "for an hour"], ["1440", "for a day"], ["10080", "for a week"]].map(([value, text]) => h("option", {value}, text)));
     const isDone = await ask("Block this device?", {
-      text: [id(deviceId), " is disconnected, and refused with 403 on all servers, also after a restart."],
+      text: [id(deviceId), " is disconnected and refused with 403 on all servers, also after restarts."],
       confirm: "Block",
       kind: "danger",
-      content: field("How long", until),
+      content: field("Duration", until),
       run: async (form) => {
         const minutes = Number(form.get("minutes"));
         await api.put(at("block"), minutes ? {until: new Date(Date.now() + minutes * 60_000).toISOString()} : {});
@@ -162,8 +162,8 @@ export function render(main, {parts, signal}) {
   async function mint() {
     const {token, expires_in: seconds} = await api.post("device-token", {device_id: deviceId});
     const until = clock(new Date(Date.now() + seconds * 1000));
-    await ask("A token for this device", {
-      text: [`It is valid until ${until}, with the user 0 and no groups. Whoever has it can be this device.`],
+    await ask("Device token", {
+      text: [`Valid until ${until}, with user 0 and no groups. Anyone who has it can connect as this device.`],
       confirm: "Done",
       content: h("div", {class: "field"}, h("pre", {class: "block", tabindex: 0}, lines(token)), h("div", {}, copyButton(token))),
     });

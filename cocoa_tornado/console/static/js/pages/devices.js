@@ -20,7 +20,7 @@ const MOST_GROUPS = 6;
 function groups(row) {
   const rest = row.groups.length - MOST_GROUPS;
   if (rest <= 1) return row.groups.length ? groupChips(row.groups) : "";
-  const more = h("a", {class: "chip", href: href(["devices", row.device_id]), title: "All groups are on the page of the device"}, `${number(rest)} more`);
+  const more = h("a", {class: "chip", href: href(["devices", row.device_id]), title: "All groups of the device"}, `${number(rest)} more`);
   return groupChips(row.groups.slice(0, MOST_GROUPS), more);
 }
 
@@ -48,7 +48,7 @@ export function render(main, {query, signal}) {
   const form = h(
     "form",
     {class: "bar", role: "search"},
-    field("Id begins with", fields.prefix),
+    field("Id prefix", fields.prefix),
     field("User", fields.user),
     field("Group", fields.group),
     h("button", {class: "button primary", type: "submit"}, "Find"),
@@ -63,7 +63,7 @@ export function render(main, {query, signal}) {
   const notes = h("div", {class: "notes"});
   const list = h("div", {}, loading(6));
   const pager = h("div", {class: "body buttons", hidden: true});
-  const kick = target && action(`Disconnect all of this ${target[0].slice(0, -1)}`, () => disconnect(target), {kind: "danger"});
+  const kick = target && action("Disconnect all", () => disconnect(target), {kind: "danger"});
   main.append(
     pageHead(title, {actions: kick}),
     panel(null, form),
@@ -94,10 +94,10 @@ export function render(main, {query, signal}) {
   }
 
   function empty() {
-    if (listsMembers) return nothing("No member is known", "No device that is connected names it in its token. Those that are not connected are known where there is a mailbox, for as long as member_ttl says.");
-    if (query.prefix && !query.user && !query.group) return nothing("No such device is connected", "Its box and its last events are on ", h("a", {href: href(["devices", query.prefix])}, "the page of ", id(query.prefix)), ", if that is the whole id.");
-    if (query.prefix || query.user || query.group) return nothing("No such device is connected", "Nothing matches the filter. A user id is a number, or text in quotes: 99 and \"99\" are two users.");
-    return nothing("No device is connected", "A device connects to /ws with its token. ", h("a", {href: href(["try"])}, "Be a device yourself"), ", or look at ", h("a", {href: href(["tail"])}, "what happens now"), ".");
+    if (listsMembers) return nothing("No members", "No connected device has it in its token. With a mailbox, devices that are not connected are listed for member_ttl.");
+    if (query.prefix && !query.user && !query.group) return nothing("No matching device", "For a device that is not connected, open its page: ", h("a", {href: href(["devices", query.prefix])}, id(query.prefix)), ".");
+    if (query.prefix || query.user || query.group) return nothing("No matching device", "User 99 is the integer, \"99\" the string.");
+    return nothing("No connected devices", "Devices connect to /ws with a token. ", h("a", {href: href(["try"])}, "Connect this browser"), " as a device, or watch the ", h("a", {href: href(["tail"])}, "live tail"), ".");
   }
 
   let hasList = false;
@@ -111,10 +111,10 @@ async function disconnect([kind, name]) {
   let closed = 0;
   const after = input({type: "number", min: 0, max: 86400, name: "after", inputmode: "numeric"});
   const isDone = await ask(`Disconnect all devices of ${line(name)}?`, {
-    text: ["Their connections are closed with 4410, after what is queued for them. They may connect again."],
+    text: ["Queued messages are sent first; then the connections are closed with 4410. The devices may reconnect."],
     confirm: "Disconnect all",
     kind: "danger",
-    content: field("Ask them to come back after so many seconds (optional)", after),
+    content: field("Reconnect after, seconds (optional)", after),
     run: async (form) => {
       closed = (await api.delete(path(kind, name, "connections"), {query: {reconnect_after: form.get("after")}})).closed;
     },

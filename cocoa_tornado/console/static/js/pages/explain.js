@@ -1,4 +1,4 @@
-// What would become of a record if it were published now.
+// What would happen to a record if it were published now.
 
 import {api} from "../api.js";
 import {h, show} from "../dom.js";
@@ -9,7 +9,7 @@ import {verdict} from "../verdict.js";
 export const title = "Explain";
 
 export function render(main, {query, signal}) {
-  const result = h("div", {role: "status"}, nothing("Nothing explained yet", "The router’s own rules answer, for the devices and boxes as they are now."));
+  const result = h("div", {role: "status"}, nothing("No result yet", "The result applies the router’s rules to the current devices and boxes."));
   const record = recordForm({query});
   const run = action("Explain", async () => {
     try {
@@ -19,7 +19,7 @@ export function render(main, {query, signal}) {
     }
   }, {kind: "primary", scope: "admin:read"});
   main.append(
-    pageHead(title, {lead: "What would become of a record if it were published now: which devices get it, which boxes keep it, and why. Nothing is sent."}),
+    pageHead(title, {lead: "A dry run: which devices would get the record now, which boxes would store it, and why. Nothing is sent."}),
     h("div", {class: "grid"}, panel("Record", [record.element, h("div", {class: "buttons foot"}, run)]), panel("Result", result, {bare: true})),
   );
 }

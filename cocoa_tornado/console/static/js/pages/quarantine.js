@@ -1,4 +1,4 @@
-// Records that could not be delivered as they are: look at them, correct them, put them back.
+// Rejected records: inspect, correct and requeue them.
 
 import {api, backoff, path, pause} from "../api.js";
 import {h, show} from "../dom.js";
@@ -15,8 +15,8 @@ const MOST = 1000;
 
 const REASONS = {
   empty: "the record is empty", too_large: "the record is too large", not_utf8: "the value is not UTF-8", too_deep: "the JSON is nested too deeply", not_json: "the value is not JSON",
-  not_object: "the JSON is not an object", duplicate_device: "device_id stands twice", headers: "the headers cannot be read", to: "invalid field to", except: "invalid field except",
-  priority: "invalid field priority", ttl: "invalid field ttl", collapse_key: "invalid field collapse_key", id: "two ids, or an invalid one", no_device: "no valid device_id", not_unicode: "half a surrogate pair",
+  not_object: "the JSON is not an object", duplicate_device: "device_id occurs twice", headers: "the headers cannot be read", to: "invalid field to", except: "invalid field except",
+  priority: "invalid field priority", ttl: "invalid field ttl", collapse_key: "invalid field collapse_key", id: "two ids, or an invalid one", no_device: "no valid device_id", not_unicode: "unpaired surrogate",
 };
 
 export function render(main, {signal}) {
@@ -31,8 +31,8 @@ export function render(main, {signal}) {
     load();
   });
   main.append(
-    pageHead(title, {lead: "Records that cannot be decoded, or name no recipient, are copied to the quarantine topic and never delivered. Here they can be put back, corrected or as they are, once each.", actions: action("Refresh", load, {scope: null})}),
-    panel("Newest first", [list, h("div", {class: "body", hidden: false}, more)], {bare: true, side}),
+    pageHead(title, {lead: "Invalid records are copied to the quarantine topic and not delivered. Each can be requeued once, corrected or unchanged.", actions: action("Refresh", load, {scope: null})}),
+    panel("Rejected records", [list, h("div", {class: "body", hidden: false}, more)], {bare: true, side}),
   );
 
   async function load() {
@@ -42,8 +42,8 @@ export function render(main, {signal}) {
     try {
       const {records} = await api.get("quarantine", {query: {limit}, signal});
       attempt = 0;
-      show(list, records.length ? records.map(rejected) : nothing("Nothing in the quarantine", "Every record could be read, and named a recipient."));
-      show(side, plural(records.length, "record"));
+      show(list, records.length ? records.map(rejected) : nothing("No rejected records", "The quarantine topic is empty."));
+      show(side, `${plural(records.length, "record")}, newest first`);
       more.hidden = records.length < limit || limit >= MOST;
       more.parentElement.hidden = more.hidden;
     } catch (error) {
@@ -55,7 +55,7 @@ export function render(main, {signal}) {
   }
 
   function rejected(record) {
-    const state = h("span", {role: "status"}, record.requeued && pill("ok", "put back"));
+    const state = h("span", {role: "status"}, record.requeued && pill("ok", "requeued"));
     const buttons = h("span", {class: "side buttons"});
     const note409 = h("div", {role: "alert"});
     const settle = (text, kind = "ok", ...more) => {
@@ -64,26 +64,26 @@ export function render(main, {signal}) {
     };
     const requeue = async (body) => {
       const {id: messageId} = await api.post(path("quarantine", record.partition, record.offset, "requeue"), body);
-      settle("put back", "ok", " as ", traceLink(messageId));
-      toast("ok", "On the results topic again, as ", traceLink(messageId), ".");
+      settle("requeued", "ok", " as ", traceLink(messageId));
+      toast("ok", "Requeued as ", traceLink(messageId), ".");
     };
     const guarded = async (body) => {
       try {
         await requeue(body);
       } catch (error) {
         if (error.status === 409) {
-          settle("put back before", "warn");
-          show(note409, note("warn", "This record was put back already, here or by somebody else. It is not published twice."));
+          settle("already requeued", "warn");
+          show(note409, note("warn", "This record has already been requeued. It is not published again."));
         } else if (error.status === 404) {
-          settle("gone", "warn");
+          settle("deleted", "warn");
           show(note409, note("warn", "The topic no longer has this record."));
         } else throw error;
       }
     };
     if (!record.requeued) {
-      show(buttons, action("Correct…", () => correct(record, guarded), {size: "tiny"}), action("Put back as it is", () => guarded(undefined).catch((error) => {
+      show(buttons, action("Correct…", () => correct(record, guarded), {size: "tiny"}), action("Requeue unchanged", () => guarded(undefined).catch((error) => {
         if (error.status !== 400) throw error;
-        show(note409, note("bad", h("strong", {}, `${line(error.message)}. `), "It would only come back here: correct it first."));
+        show(note409, note("bad", h("strong", {}, `${line(error.message)}. `), "The record would be rejected again. Correct it first."));
       }), {size: "tiny"}));
     }
     const origin = record.topic === null ? "" : [id(`${record.topic}/${record.source_partition ?? "?"}/${record.source_offset ?? "?"}`)];
@@ -102,12 +102,12 @@ export function render(main, {signal}) {
   load();
 }
 
-const dropped = (parts) => Object.entries(parts).map(([name, size]) => ` · without its ${line(name)} (${size}), which the topic did not take`);
+const dropped = (parts) => Object.entries(parts).map(([name, size]) => ` · ${line(name)} omitted (${bytes(size)}): too large for the topic`);
 
 function value(record) {
-  if (record.value !== null) return h("pre", {class: "block", tabindex: 0, role: "group", "aria-label": "Value"}, lines(record.value), record.is_cut && h("span", {class: "muted"}, " … cut"));
+  if (record.value !== null) return h("pre", {class: "block", tabindex: 0, role: "group", "aria-label": "Value"}, lines(record.value), record.is_cut && h("span", {class: "muted"}, " … truncated"));
   if (record.value_bytes === 0) return null;
-  const why = session.may("admin:text") ? "too much is shown already; show fewer records" : "to see the text, a token needs the scope admin:text";
+  const why = session.may("admin:text") ? "not shown: the page has reached its limit" : "the text requires the scope admin:text";
   return h("p", {class: "muted small"}, icon("lock"), ` ${bytes(record.value_bytes)}: ${why}`);
 }
 
@@ -115,9 +115,9 @@ async function correct(record, requeue) {
   const isWhole = record.value !== null && !record.is_cut;
   const text = h("textarea", {name: "value", rows: 12, spellcheck: "false", value: isWhole ? pretty(record.value) : ""});
   await ask("Correct this record", {
-    text: ["The corrected value is judged first, and published with the record’s key. Its cocoa.* headers are dropped."],
-    confirm: "Put back",
-    content: [isWhole ? null : note("warn", "The console does not have the whole value, so you start from nothing."), field("Value", text, REASONS[record.reason] ? `It was rejected because ${REASONS[record.reason]}.` : null)],
+    text: ["The gateway checks the value and publishes it with the key of the record. The cocoa.* headers are removed."],
+    confirm: "Requeue",
+    content: [isWhole ? null : note("warn", "The console does not have the whole value. Enter it again."), field("Value", text, REASONS[record.reason] ? `Rejected: ${REASONS[record.reason]}.` : null)],
     run: (form) => requeue(form.get("value")),
   });
 }

@@ -12,15 +12,15 @@ export const title = "Send";
 const WIDE = new Set(["user", "group", "all", "devices", "json"]);
 
 export function render(main, {query, signal}) {
-  const result = h("div", {role: "status"}, nothing("Nothing sent yet", "The record goes to the results topic, as a backend’s would, and takes the same way to its devices."));
+  const result = h("div", {role: "status"}, nothing("Nothing sent yet", "The record is published to the results topic, like the records of backends."));
   const record = recordForm({query});
   const sent = h("ul", {class: "sent"});
-  const hint = h("p", {class: "muted small"}, "Nothing yet. What you send is listed here until you leave the page.");
+  const hint = h("p", {class: "muted small"}, "None. This list is cleared when you leave the page.");
 
   async function publish(body) {
     const answer = await api.post("messages", body, {signal});
-    show(result, h("div", {class: "body"}, note("ok", h("strong", {}, "Published. "), "The broker has it as ", traceLink(answer.id), ".")));
-    show(hint, "Forgotten when you leave the page.");
+    show(result, h("div", {class: "body"}, note("ok", h("strong", {}, "Published. "), "Message id: ", traceLink(answer.id))));
+    show(hint, "This list is cleared when you leave the page.");
     sent.prepend(h("li", {}, time(new Date().toISOString()), " ", traceLink(answer.id)));
   }
 
@@ -37,7 +37,7 @@ export function render(main, {query, signal}) {
       if (!about.valid) return show(result, verdict(about));
     }
     await ask(about ? `Send this to ${recipients(about)}?` : "Send this?", {
-      text: about ? ["As explained just now; devices that connect meanwhile may be added."] : ["Without the scope admin:read, nobody can say how many devices it reaches."],
+      text: about ? ["Devices that connect before you confirm may get it too."] : ["The number of devices is unknown: your token lacks the scope admin:read."],
       confirm: "Send",
       run: () => publish(body),
     });
@@ -51,8 +51,8 @@ export function render(main, {query, signal}) {
     }
   }, {scope: "admin:read"});
   main.append(
-    pageHead(title, {lead: "Publish a record to devices, a user, a group, or everyone."}),
+    pageHead(title, {lead: "Publish a record for devices, a user, a group or all devices."}),
     h("div", {class: "notes"}, session.may("admin:write") ? null : note("info", scopeHint("admin:write"))),
-    h("div", {class: "grid"}, panel("Record", [record.element, h("div", {class: "buttons foot"}, action("Send", send, {kind: "primary"}), explain)]), h("div", {class: "stack"}, panel("Result", result, {bare: true}), panel("Sent from this page", [sent, hint]))),
+    h("div", {class: "grid"}, panel("Record", [record.element, h("div", {class: "buttons foot"}, action("Send", send, {kind: "primary"}), explain)]), h("div", {class: "stack"}, panel("Result", result, {bare: true}), panel("Sent messages", [sent, hint]))),
   );
 }

@@ -1,4 +1,4 @@
-// What happens to devices, as it happens.
+// Live events of devices.
 
 import {backoff, parse, pause} from "../api.js";
 import {h, show} from "../dom.js";
@@ -39,7 +39,7 @@ function details(event) {
     const about = [event.priority !== "normal" && event.priority, event.interim && "interim", event.age_ms !== null && event.age_ms !== undefined && `${milliseconds(event.age_ms)} old`].filter(Boolean).join(", ");
     return [h("div", {class: "what"}, words(event)), h("div", {class: "meta"}, event.id && [traceLink(event.id), about && " · "], about)];
   }
-  if (event.event === "lost") return h("strong", {class: "what"}, event.lost === null || event.lost === undefined ? "events are missing here" : `${plural(event.lost, "event")} missing here`);
+  if (event.event === "lost") return h("strong", {class: "what"}, event.lost === null || event.lost === undefined ? "events missing" : `${plural(event.lost, "event")} missing`);
   const code = event.code && event.event !== "connected" ? `${event.event === "refused" ? "status" : "code"} ${event.code}` : "";
   return [h("div", {class: "what number"}, code), h("div", {class: "meta"}, "at ", id(event.server))];
 }
@@ -62,7 +62,7 @@ export function render(main, {query, signal}) {
   const state = h("span", {role: "status"}, pill("", "connecting"));
   const count = h("span");
   const list = h("ol");
-  const empty = h("div", {}, nothing("Waiting for something to happen", "Messages appear as sockets take them, with everything that happens to connections. Only what happens from now on is shown."));
+  const empty = h("div", {}, nothing("No events yet", "Messages appear as they are written to sockets, and connections as they open, are refused and close. Earlier events are not shown."));
   const view = h("div", {class: "tail", role: "log", "aria-live": "off", "aria-label": "Events", tabindex: 0}, empty, list);
 
   const fields = {device: input({value: query.device ?? "", placeholder: "doll-1"}), user: input({value: query.user ?? "", placeholder: '99 or "99"'}), group: input({value: query.group ?? "", placeholder: "kitchen"})};
@@ -83,7 +83,7 @@ export function render(main, {query, signal}) {
   pauseButton.addEventListener("click", () => {
     isPaused = !isPaused;
     pauseButton.setAttribute("aria-pressed", String(isPaused));
-    show(pauseButton, icon(isPaused ? "play" : "pause"), isPaused ? "Go on" : "Pause");
+    show(pauseButton, icon(isPaused ? "play" : "pause"), isPaused ? "Resume" : "Pause");
     if (!isPaused) {
       add(waiting);
       waiting = [];
@@ -95,7 +95,7 @@ export function render(main, {query, signal}) {
     show(list);
     draw();
   }}}, "Clear");
-  const search = input({type: "search", placeholder: "Search in what is shown", "aria-label": "Search in what is shown", on: {input: () => {
+  const search = input({type: "search", placeholder: "Search events", "aria-label": "Search events", on: {input: () => {
     wanted = search.value.trim().toLowerCase();
     drawAll();
   }}});
@@ -107,7 +107,7 @@ export function render(main, {query, signal}) {
 
   main.append(
     pageHead(title, {actions: [pauseButton, clear]}),
-    panel(null, h("div", {class: "form"}, form, h("div", {class: "bar"}, h("div", {class: "field"}, search), h("div", {class: "checks", role: "group", "aria-label": "Kinds"}, kinds)))),
+    panel(null, h("div", {class: "form"}, form, h("div", {class: "bar"}, h("div", {class: "field"}, search), h("div", {class: "checks", role: "group", "aria-label": "Event types"}, kinds)))),
     panel("Events", view, {bare: true, side: count}),
   );
   main.querySelector("h1").after(state);
@@ -141,7 +141,7 @@ export function render(main, {query, signal}) {
     }
     empty.hidden = list.hasChildNodes();
     const paused = isPaused && waiting.length ? `${number(waiting.length)} waiting, ` : "";
-    show(count, lost > 0 && [pill("bad", `${number(lost)} lost`), " "], `${paused}${plural(seen, "event")}${seen > KEPT ? `, the last ${KEPT} kept` : ""}`);
+    show(count, lost > 0 && [pill("bad", `${number(lost)} lost`), " "], `${paused}${plural(seen, "event")}${seen > KEPT ? `, last ${KEPT} kept` : ""}`);
   }
 
   function onEvent(event) {
@@ -178,7 +178,7 @@ export function render(main, {query, signal}) {
         if (error.status === 503 || error.status === 429) show(state, pill("warn", line(error.message)));
       }
       if (signal.aborted) return;
-      if (attempt > 0) show(state, pill("bad", "connection lost: trying again"));
+      if (attempt > 0) show(state, pill("bad", "connection lost, reconnecting"));
       await pause(backoff(attempt++), signal).catch(() => {});
     }
   }

@@ -1,4 +1,4 @@
-// What became of a message: its steps over time, and the outcome at each device.
+// A trace: the steps of a message over time, and its outcome at each device.
 
 import {api, path, poll} from "../api.js";
 import {h, refresh, show} from "../dom.js";
@@ -14,25 +14,25 @@ const EVERY_MS = 3000;
 const STEPS = {
   produced: "the producer’s timestamp",
   read: "read from the topic",
-  addressed: "its recipients are settled",
-  stored: "in the boxes of its recipients",
-  forwarded: "on its way to the server that holds the device",
-  written: "a socket has taken it",
-  acknowledged: "a device has acknowledged it",
+  addressed: "recipients determined",
+  stored: "stored in the boxes of its recipients",
+  forwarded: "forwarded to the server that holds the device",
+  written: "written to a socket",
+  acknowledged: "acknowledged by a device",
 };
 
 export function render(main, {parts, signal}) {
   const messageId = parts.join("/");
   const control = input({value: messageId, type: "search", class: "mono", placeholder: "m1, or transcription.results/0/42"});
-  const form = h("form", {class: "bar", role: "search"}, field("Id of the message", control), h("button", {class: "button primary", type: "submit"}, "Trace"));
+  const form = h("form", {class: "bar", role: "search"}, field("Message id", control), h("button", {class: "button primary", type: "submit"}, "Trace"));
   form.addEventListener("submit", (event) => {
     event.preventDefault();
     if (control.value.trim()) go(["trace", control.value.trim()]);
   });
   const body = h("div", {class: "stack"});
-  main.append(pageHead(title, {lead: "What became of a message, after the fact, over all servers."}), panel(null, form), body);
+  main.append(pageHead(title, {lead: "What happened to a message, on all servers."}), panel(null, form), body);
   if (messageId === "") {
-    show(body, panel(null, nothing("Name a message", "A record’s own id, or its topic, partition and offset. The ", h("a", {href: href(["tail"])}, "live tail"), " and whatever you ", h("a", {href: href(["send"])}, "send"), " link here."), {bare: true}));
+    show(body, panel(null, nothing("Enter a message id", "The record’s own id, or topic/partition/offset. The ", h("a", {href: href(["tail"])}, "live tail"), " and messages that you ", h("a", {href: href(["send"])}, "send"), " link to their traces."), {bare: true}));
     return;
   }
   document.title = `${line(messageId)} · cocoa console`;
@@ -45,7 +45,7 @@ export function render(main, {parts, signal}) {
     } catch (error) {
       if (error.status !== 404) throw error;
       const searched = `${line(error.message)}.`;
-      refresh(body, panel(null, nothing("This message is not found", searched, " It may not be there yet. ", h("a", {href: href(["quarantine"])}, "Look into the quarantine"), "."), {bare: true}));
+      refresh(body, panel(null, nothing("Message not found", searched, " It may not have been read yet. See also the ", h("a", {href: href(["quarantine"])}, "quarantine"), "."), {bare: true}));
     }
     hasAnswer = true;
   }
@@ -55,7 +55,7 @@ export function render(main, {parts, signal}) {
     const rows = devices.map((row) => ({...row, outcome: row.outcome ?? "unknown", note: notes?.[row.device_id]})).sort((one, other) => urgency(one) - urgency(other));
     const all = Object.values(counts).reduce((sum, count) => sum + count, 0);
     const worst = rows.length ? kindOf(rows[0].outcome) : kindOf(Object.keys(counts)[0]);
-    const text = trace.text !== undefined && trace.text !== null ? h("pre", {class: "block", tabindex: 0}, lines(pretty(trace.text))) : trace.length !== undefined && trace.length !== null && h("p", {class: "muted"}, `${plural(trace.length, "byte")}; its text needs the scope admin:text.`);
+    const text = trace.text !== undefined && trace.text !== null ? h("pre", {class: "block", tabindex: 0}, lines(pretty(trace.text))) : trace.length !== undefined && trace.length !== null && h("p", {class: "muted"}, `${plural(trace.length, "byte")}; the text requires the scope admin:text.`);
     refresh(
       body,
       summary && note(worst || "info", h("strong", {}, line(summary))),
@@ -94,7 +94,7 @@ function timeline(steps) {
     return h(
       "li",
       {class: step === "written" || step === "acknowledged" ? "is-ok" : ""},
-      moment ? h("time", {datetime: moment.toISOString(), title: utc}, since) : h("span", {class: "at", title: "The time is not known"}, "–"),
+      moment ? h("time", {datetime: moment.toISOString(), title: utc}, since) : h("span", {class: "at", title: "Time unknown"}, "–"),
       h("div", {}, h("strong", {}, line(step)), STEPS[step] && [" – ", STEPS[step]], server && h("div", {class: "muted small"}, "at ", id(server))),
     );
   });
@@ -103,6 +103,6 @@ function timeline(steps) {
 
 function tally(counts) {
   const entries = Object.entries(counts).map(([outcome, count]) => [outcome === "null" ? "unknown" : outcome, count]);
-  if (!entries.length) return h("p", {class: "muted"}, "Nothing is known of any recipient yet.");
+  if (!entries.length) return h("p", {class: "muted"}, "No recipients known yet.");
   return h("dl", {class: "facts"}, entries.map(([outcome, count]) => [h("dt", {}, pill(kindOf(outcome), line(outcome))), h("dd", {}, h("strong", {class: "number"}, number(count)), " ", h("span", {class: "muted"}, meaningOf(outcome)))]));
 }

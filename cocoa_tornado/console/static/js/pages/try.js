@@ -1,4 +1,4 @@
-// A device to try things with: connect, speak into the microphone, watch the words arrive, see every message.
+// A test device: connect, speak into the microphone, watch the words arrive, see every message.
 
 import {api} from "../api.js";
 import {h, show} from "../dom.js";
@@ -37,13 +37,13 @@ function sendPanel(link, deviceId) {
 
   async function send() {
     if (way === "up") {
-      show(result, link.send(text.value) ? "Sent to the topic of the devices’ messages." : "The device is not connected.");
+      show(result, link.send(text.value) ? "Sent." : "The device is not connected.");
       return;
     }
     show(result, "Sending…");
     try {
       const published = await api.post("messages", {device_id: deviceId(), text: text.value, timestamp: new Date().toISOString(), success: true});
-      show(result, "The broker has it: ", traceLink(published.id), link.isOpen ? null : ". The device is not connected.");
+      show(result, "Published as ", traceLink(published.id), link.isOpen ? "." : ". The device is not connected.");
     } catch (error) {
       show(result);
       toastError(error);
@@ -53,7 +53,7 @@ function sendPanel(link, deviceId) {
   function permit() {
     const may = way === "up" || session.may(WRITE);
     button.disabled = !may;
-    button.title = may ? "" : `Needs the scope ${WRITE}`;
+    button.title = may ? "" : `Requires the scope ${WRITE}`;
     show(result, may ? null : scopeHint(WRITE));
   }
 
@@ -107,13 +107,13 @@ export function render(main, {signal}) {
   const currentId = () => deviceId || device.deviceId;
 
   main.append(
-    pageHead(title, {lead: "Connect this page as a device, speak, and watch the words and all messages."}),
+    pageHead(title, {lead: "Use this page as a device: connect, speak, and watch the words and messages arrive."}),
     h(
       "div",
       {class: "try"},
       panel("Device", device.box, {side: device.state}),
       speaking.element,
-      h("div", {class: "try-side stack"}, sendPanel(link, currentId), panel("Messages", journal.element, {bare: true, side: h("span", {class: "side-row"}, h("label", {class: "check"}, chatter, "Audio and partial results"), clear)})),
+      h("div", {class: "try-side stack"}, sendPanel(link, currentId), panel("Messages", journal.element, {bare: true, side: h("span", {class: "side-row"}, h("label", {class: "check"}, chatter, "Show audio and partial results"), clear)})),
     ),
   );
   samples.onChange(() => speaking.learned(), signal);

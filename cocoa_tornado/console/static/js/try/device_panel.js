@@ -1,4 +1,4 @@
-// The panel of the connection: which device, how it stands, and what the gateway knows of it.
+// The panel of the connection: the device, its state, and what the gateway knows of it.
 
 import {api, path, poll} from "../api.js";
 import {h, show} from "../dom.js";
@@ -15,20 +15,20 @@ const any = (list) => list[Math.floor(Math.random() * list.length)];
 // The same for as long as the page is open, whichever of its pages one looks at meanwhile.
 let deviceId = `try-${any(ADJECTIVES)}-${any(ANIMALS)}-${Math.floor(Math.random() * 90 + 10)}`;
 
-const NO_KEY = [h("strong", {}, "This gateway can’t make device tokens. "), "It has public keys only. Paste a token that your own system has signed."];
+const NO_KEY = [h("strong", {}, "This gateway cannot make device tokens. "), "It has public keys only. Paste a token from your own system."];
 
 /** @param onConnect (deviceId), onDisconnect (), onHurry () */
 export function devicePanel({onConnect, onDisconnect, onHurry, signal}) {
   const name = input({class: "mono", value: deviceId, maxlength: 128, required: true, name: "device"});
   const token = input({class: "mono", type: "password", name: "device-token", placeholder: "eyJ…"});
   const button = h("button", {class: "button primary", type: "submit", "data-key": "connect"});
-  const own = h("details", {}, h("summary", {}, "Use a device token of your own"), field("Device token", token, "Then the token decides which device this is. It stays in this page’s memory."));
+  const own = h("details", {}, h("summary", {}, "Use your own device token"), field("Device token", token, "The device id comes from the token. The page keeps it in memory only."));
   const state = h("span", {role: "status"});
   const wait = h("p", {class: "waiting"});
   const notes = h("div", {class: "notes", role: "status"});
   const glance = h("p", {class: "glance"});
   const more = h("div");
-  const about = h("div", {hidden: true}, glance, h("details", {}, h("summary", {}, "Details of the connection"), more));
+  const about = h("div", {hidden: true}, glance, h("details", {}, h("summary", {}, "Connection details"), more));
   const form = h("form", {class: "form", novalidate: true}, h("div", {class: "bar"}, field("Device id", name), button), own);
   let phase = "off";
   let following = null;
@@ -38,7 +38,7 @@ export function devicePanel({onConnect, onDisconnect, onHurry, signal}) {
     event.preventDefault();
     deviceId = claimsOf(token.value.trim()).device_id ?? name.value.trim();
     if (typeof deviceId !== "string" || deviceId === "") {
-      show(notes, note("bad", "A device needs an id."));
+      show(notes, note("bad", "Enter a device id."));
       return name.focus();
     }
     name.value = deviceId;
@@ -72,11 +72,11 @@ export function devicePanel({onConnect, onDisconnect, onHurry, signal}) {
       show(
         more,
         facts([
-          ["Address", h("span", {class: "id"}, line(`${open.url.origin}${open.url.pathname}`))],
-          ["Token", "as the subprotocol ", h("code", {}, line(open.protocol || "none"))],
-          Number.isFinite(until) && ["Token until", time(new Date(until * 1000))],
+          ["URL", h("span", {class: "id"}, line(`${open.url.origin}${open.url.pathname}`))],
+          ["Token", "subprotocol ", h("code", {}, line(open.protocol || "none"))],
+          Number.isFinite(until) && ["Token expires", time(new Date(until * 1000))],
           mine && ["Generation", id(mine.generation)],
-          mine && ["Seen from", id(mine.ip)],
+          mine && ["IP address", id(mine.ip)],
           mine && ["Round trip", mine.rtt_ms === null ? h("span", {class: "muted"}, "after the first ping") : milliseconds(mine.rtt_ms)],
           row && row.groups.length > 0 && ["Groups", row.groups.map((each, at) => [at ? ", " : "", id(each)])],
           row && ["Box", row.box === null ? h("span", {class: "muted"}, "no mailbox, so no cursors") : plural(row.box.messages, "message")],
@@ -100,7 +100,7 @@ export function devicePanel({onConnect, onDisconnect, onHurry, signal}) {
     counting = setInterval(step, 500);
     const kind = end.how === "soon" || end.how === "token" ? "warn" : "bad";
     show(notes, note(kind, h("strong", {}, `${end.title}. `), end.text, end.detail && h("span", {class: "code"}, ` (${line(end.detail)})`)));
-    show(wait, h("span", {}, "Connects again in ", left), h("button", {class: "button tiny", type: "button", "data-key": "hurry", on: {click: onHurry}}, "Now"));
+    show(wait, h("span", {}, "Reconnecting in ", left), h("button", {class: "button tiny", type: "button", "data-key": "hurry", on: {click: onHurry}}, "Now"));
   }
 
   function update(next) {
@@ -123,7 +123,7 @@ export function devicePanel({onConnect, onDisconnect, onHurry, signal}) {
       follow({...next, deviceId});
     }
     if (phase === "waiting") {
-      drawState({kind: "warn", text: next.end.code === 4409 ? "superseded" : "not connected"});
+      drawState({kind: "warn", text: next.end.code === 4409 ? "replaced" : "not connected"});
       count(next);
     }
     if (phase === "stuck") {
@@ -146,13 +146,13 @@ export function devicePanel({onConnect, onDisconnect, onHurry, signal}) {
   async function getToken(wanted, isAgain, until) {
     const pasted = token.value.trim();
     if (pasted !== "" && !isAgain) return pasted;
-    if (pasted !== "") throw new NoToken([h("strong", {}, "The gateway does not accept this token. "), "It may have expired, or be one of another gateway."], true);
+    if (pasted !== "") throw new NoToken([h("strong", {}, "The gateway does not accept this token. "), "It has expired, or it is for another gateway."], true);
     try {
       return (await api.post("device-token", {device_id: wanted}, {signal: until})).token;
     } catch (error) {
       if (error.status === 404) throw new NoToken(NO_KEY);
       if (error.scope) throw new NoToken(scopeHint(error.scope));
-      if (error.status === 400) throw new NoToken([h("strong", {}, "This can’t be a device’s id. "), line(error.message)], true);
+      if (error.status === 400) throw new NoToken([h("strong", {}, "Invalid device id. "), line(error.message)], true);
       throw error;
     }
   }

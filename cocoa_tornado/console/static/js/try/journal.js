@@ -24,7 +24,7 @@ function glance(kind, text, value) {
 
 export class Journal {
   #list = h("ol");
-  #empty = nothing("No messages yet", "Each message shows here as it is sent or received.");
+  #empty = nothing("No messages yet", "Sent and received messages appear here.");
   #frame;
   #audio = null; // the row that counts binary messages
 

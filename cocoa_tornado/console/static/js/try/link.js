@@ -152,7 +152,7 @@ export class Link {
         // Browsers let pages set no header. A query would stand in the logs of proxies.
         socket = new WebSocket(url, ["bearer", token]);
       } catch {
-        throw new NoToken("That is not a token.", true);
+        throw new NoToken("This is not a token.", true);
       }
       let [opened, askedMs] = [0, null];
       const leave = () => socket.close(1000);

@@ -13,18 +13,18 @@ const SILENT_S = 3;
 
 // What is wrong, and what one can do about it.
 const TROUBLE = {
-  insecure: ["The microphone needs https", () => ["Browsers give pages a microphone only over https, or from localhost. This page came from ", h("code", {}, location.origin), ". A sound file works here, too."]],
-  denied: ["No permission to use the microphone", () => ["Allow it for this site in the browser (beside the address), or in the settings of your system, and press Speak again."]],
+  insecure: ["The microphone requires https", () => ["Browsers allow the microphone over https or on localhost only. This page is from ", h("code", {}, location.origin), ". You can send a sound file instead."]],
+  denied: ["Microphone blocked", () => ["Allow the microphone for this site in the browser or in the system settings, and press Speak again."]],
   none: ["No microphone found", () => ["Connect one and press Speak again, or send a sound file."]],
-  busy: ["The microphone can’t be opened", () => ["Another program may be using it. Close that, and press Speak again."]],
-  file: ["This file can’t be decoded", () => ["The browser decodes WAV, and mostly MP3, Ogg, FLAC and MP4."]],
-  long: ["This file is too long", () => ["At most 60 seconds can be sent."]],
-  other: ["That did not work", (error) => [line(error.message)]],
+  busy: ["Cannot open the microphone", () => ["Another program may be using it. Close that program, and press Speak again."]],
+  file: ["Cannot decode this file", () => ["Use WAV. Most browsers also decode MP3, Ogg, FLAC and MP4."]],
+  long: ["File too long", () => ["The limit is 60 seconds."]],
+  other: ["Something went wrong", (error) => [line(error.message)]],
 };
 
 const QUIET = {
-  nothing: ["No sound arrives. ", "The browser has opened the microphone, and gives nothing of it. Firefox needs a sound output as well, if only a silent one."],
-  silence: ["Nothing to hear. ", "Is it the right microphone, and is it on?"],
+  nothing: ["No audio. ", "The microphone is open but delivers no audio. Firefox also needs an audio output device."],
+  silence: ["Silence. ", "Check that the right microphone is selected and switched on."],
 };
 
 const minutes = (ms) => `${Math.floor(ms / 60_000)}:${String(Math.floor(ms / 1000) % 60).padStart(2, "0")}`;
@@ -32,13 +32,13 @@ const minutes = (ms) => `${Math.floor(ms / 60_000)}:${String(Math.floor(ms / 100
 /** @param link of the device; signal: ends everything; isSpeechOff: () => boolean */
 export function speakingPanel({link, signal, isSpeechOff}) {
   const level = new Level();
-  const words = new Words("The words appear here as they are recognized.");
+  const words = new Words("Recognized words appear here.");
   const speak = h("button", {class: "button primary large", type: "button", "data-key": "speak"});
   const chooser = h("input", {type: "file", accept: "audio/*,.wav", hidden: true, "aria-label": "Sound file"});
-  const file = h("button", {class: "button large", type: "button", on: {click: () => chooser.click()}}, icon("file"), "Send a WAV file");
+  const file = h("button", {class: "button large", type: "button", on: {click: () => chooser.click()}}, icon("file"), "Send a sound file");
   const status = h("p", {class: "small muted number", role: "status"});
   const notes = h("div", {class: "notes", role: "alert"});
-  const hint = h("span", {class: "escape", hidden: true}, h("kbd", {class: "kbd"}, "Esc"), " stops");
+  const hint = h("span", {class: "escape", hidden: true}, h("kbd", {class: "kbd"}, "Esc"), " to stop");
   // What is being sent, or about to be: {what, isOpening, stop, sent: pieces on this connection, farewell: text}
   let source = null;
   let tick = null;
@@ -65,7 +65,7 @@ export function speakingPanel({link, signal, isSpeechOff}) {
   /** Before anything is tried. */
   function preface() {
     isOff = isSpeechOff();
-    const off = isOff && note("warn", h("strong", {}, "Speech recognition is off. "), "This gateway counts audio and ignores it: no words will come. The setting is ", h("code", {}, "speech"), ".");
+    const off = isOff && note("warn", h("strong", {}, "Speech recognition is off. "), "This gateway ignores audio. To enable it, use the setting ", h("code", {}, "speech"), ".");
     show(notes, off, !mayHaveMicrophone() && troubleNote("insecure"));
   }
 
@@ -90,7 +90,7 @@ export function speakingPanel({link, signal, isSpeechOff}) {
     let warned = null;
     const say = () => {
       const lasted = performance.now() - began;
-      show(status, `${minutes(lasted)} · `, name, dropped ? ` · ${dropped} pieces dropped: the network is too slow` : null);
+      show(status, `${minutes(lasted)} · `, name, dropped ? ` · ${dropped} chunks dropped: the network is too slow` : null);
       if (mine.what !== "microphone") return;
       const quiet = level.count === 0 && lasted > SILENT_S * 1000 ? "nothing" : level.isSilent(SILENT_S) ? "silence" : null;
       if (quiet === warned) return;
@@ -118,12 +118,12 @@ export function speakingPanel({link, signal, isSpeechOff}) {
 
   async function startMicrophone() {
     const mine = begin("microphone");
-    show(status, "Waiting for the microphone. The browser may ask for permission.");
+    show(status, "Opening the microphone. The browser may ask for permission.");
     draw();
     try {
       const gone = new AbortController();
       mine.stop = () => gone.abort();
-      const microphone = await openMicrophone({onBlock, onEnd: () => stop("The microphone is gone."), signal: AbortSignal.any([signal, gone.signal])});
+      const microphone = await openMicrophone({onBlock, onEnd: () => stop("The microphone was disconnected."), signal: AbortSignal.any([signal, gone.signal])});
       if (source !== mine) return void microphone.stop();
       mine.stop = microphone.stop;
       flows(mine, `${line(microphone.label || "Microphone")}, ${microphone.rateHz / 1000} kHz to 16 kHz`);
@@ -198,7 +198,7 @@ export function speakingPanel({link, signal, isSpeechOff}) {
       if (!link.isOpen) words.cut();
       if (!link.isOpen && source !== null) {
         source.sent = 0;
-        stop(source.what === "microphone" ? "The connection has ended, so the microphone is off." : "The connection has ended.");
+        stop(source.what === "microphone" ? "Connection ended; the microphone is off." : "Connection ended.");
       } else if (link.isOpen && source === null) {
         show(status, isOff ? "" : "Ready.");
       }
