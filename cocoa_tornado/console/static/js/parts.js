@@ -78,11 +78,11 @@ export const facts = (rows) =>
   h("dl", {class: "facts"}, rows.filter(Boolean).map(([name, ...value]) => [h("dt", {}, name), h("dd", {}, value)]));
 
 /** A table whose rows are cards on a phone.
- * @param columns [{title, cell: (row) => node, end: numbers to the right, whole: never wrapped, named: names that wrap, but not at once, minor: not on a phone}];
+ * @param columns [{title, cell: (row) => node, end: numbers to the right, whole: never wrapped, named: names that wrap, but not at once, minor: on wide screens only}];
  *   the first cell names the row
  * @param isNarrow whether the rows fit a phone as they are */
 export function table(caption, columns, rows, {isNarrow = false} = {}) {
-  const head = columns.map(({title, end}) => h("th", {scope: "col", class: end && "end"}, title));
+  const head = columns.map(({title, end, minor}) => h("th", {scope: "col", class: [end && "end", minor && "minor"].filter(Boolean).join(" ") || null}, title));
   const body = rows.map((row) =>
     h(
       "tr",

@@ -5,7 +5,6 @@ import {line, number, plural} from "./format.js";
 import {deviceLink, missingNote, note, nothing, pill, table} from "./parts.js";
 
 const KINDS = {send: "ok", store: "info", drop: "warn"};
-const WORDS = {send: "sent", store: "stored", drop: "dropped"};
 
 const COLUMNS = [
   {title: "Device", cell: (row) => deviceLink(row.device_id)},
@@ -16,8 +15,8 @@ const COLUMNS = [
 /** The counts in a line, and the devices in a table. */
 export function verdict(answer) {
   if (!answer.valid) return [note("bad", h("strong", {}, `${line(answer.message ?? answer.reason)}.`), " The record would be quarantined with the reason ", h("code", {}, line(answer.reason)), ".")];
-  if (!answer.devices.length) return [missingNote(answer.missing), nothing("No recipients", "The user or group has no devices. The message would count as not connected.")];
-  const counts = Object.entries(answer.counts).map(([would, count]) => pill(KINDS[would] ?? "", `${number(count)} ${WORDS[would] ?? would}`));
+  if (!answer.devices.length) return [missingNote(answer.missing), nothing("No recipients", "The record addresses no known device. It would count as not connected.")];
+  const counts = Object.entries(answer.counts).map(([would, count]) => pill(KINDS[would] ?? "", `${line(would)}: ${number(count)}`));
   return [
     missingNote(answer.missing),
     h("div", {class: "tally body"}, counts, answer.more && pill("", "more devices not listed")),

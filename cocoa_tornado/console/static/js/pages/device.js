@@ -22,9 +22,9 @@ const CONNECTIONS = [
   {title: "Server", cell: (row) => id(row.server)},
   {title: "Connected", cell: (row) => time(row.connected_at)},
   {title: "Last activity", cell: (row) => time(row.last_activity, {relative: true})},
-  {title: "Address", cell: (row) => id(row.ip)},
+  {title: "Address", whole: true, cell: (row) => id(row.ip)},
   {title: "Firmware", cell: (row) => id(row.version)},
-  {title: "Generation", cell: (row) => id(row.generation)},
+  {title: "Generation", whole: true, cell: (row) => id(row.generation)},
   {title: "Round trip", end: true, cell: (row) => milliseconds(row.rtt_ms)},
   {title: "Queue", end: true, cell: (row) => (row.queue ? pill("warn", number(row.queue)) : "0")},
 ];
