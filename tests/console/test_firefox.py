@@ -67,7 +67,7 @@ async def test_each_page_works_in_firefox_and_the_microphone_is_heard(start_admi
         await page.until_text("connected as bear")
         await page.click("[document.querySelector('[data-key=speak]')].find((each) => !each.disabled)")
         # A machine without any sound output gives Firefox no sound input either, and the page says so.
-        await page.until("/binary|No audio\./.test(document.querySelector('main').innerText)")
+        await page.until("/binary|No audio[.]/.test(document.querySelector('main').innerText)")
         await page.press("Escape")
         await page.look(390, 844)
         for way in ("", "devices", "devices/doll", "tail", "send", "quarantine"):

@@ -89,7 +89,7 @@ export function table(caption, columns, rows, {isNarrow = false} = {}) {
       {},
       columns.map(({title, cell, end, whole, named, minor}, at) => {
         const classes = [end && "end", whole && "whole", named && "named", minor && "minor"].filter(Boolean).join(" ");
-        return at === 0 ? h("th", {scope: "row"}, cell(row)) : h("td", {"data-label": title, class: classes || null}, cell(row));
+        return at === 0 ? h("th", {scope: "row", class: named && "named"}, cell(row)) : h("td", {"data-label": title, class: classes || null}, cell(row));
       }),
     ),
   );

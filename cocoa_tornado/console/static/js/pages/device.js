@@ -19,12 +19,12 @@ const CLOSE_CODES = {
 const STATUSES = {400: "unknown cursor, or a bad request", 401: "token not accepted", 403: "origin not allowed, or blocked", 409: "already connected", 426: "not a WebSocket handshake", 503: "full, draining, or not ready"};
 
 const CONNECTIONS = [
-  {title: "Server", cell: (row) => id(row.server)},
+  {title: "Server", named: true, cell: (row) => id(row.server)},
   {title: "Connected", cell: (row) => time(row.connected_at)},
   {title: "Last activity", cell: (row) => time(row.last_activity, {relative: true})},
   {title: "Address", whole: true, cell: (row) => id(row.ip)},
   {title: "Firmware", cell: (row) => id(row.version)},
-  {title: "Generation", whole: true, cell: (row) => id(row.generation)},
+  {title: "Generation", cell: (row) => id(row.generation)},
   {title: "Round trip", end: true, cell: (row) => milliseconds(row.rtt_ms)},
   {title: "Queue", end: true, cell: (row) => (row.queue ? pill("warn", number(row.queue)) : "0")},
 ];
