@@ -2,8 +2,9 @@
 
 import {api} from "../api.js";
 import {h, show} from "../dom.js";
-import {action, failed, nothing, pageHead, panel} from "../parts.js";
+import {action, failed, note, nothing, pageHead, panel, scopeHint} from "../parts.js";
 import {recordForm} from "../record.js";
+import {session} from "../session.js";
 import {verdict} from "../verdict.js";
 
 export const title = "Explain";
@@ -20,6 +21,7 @@ export function render(main, {query, signal}) {
   }, {kind: "primary", scope: "admin:read"});
   main.append(
     pageHead(title, {lead: "A dry run: which devices would get the record now, which boxes would store it, and why. Nothing is sent."}),
+    h("div", {class: "notes"}, session.may("admin:read") ? null : note("info", scopeHint("admin:read"))),
     h("div", {class: "grid"}, panel("Record", [record.element, h("div", {class: "buttons foot"}, run)]), panel("Result", result, {bare: true})),
   );
 }
