@@ -156,7 +156,10 @@ class GatewayCollector(Collector):
         withdrawn = "Messages deleted because their device has left their user or group"
         yield _total("cocoa_mailbox_withdrawn", withdrawn, box.withdrawn)
         yield _total("cocoa_mailbox_acknowledged", "Messages deleted after an acknowledgement", box.acknowledged)
-        yield _by("cocoa_mailbox_lost", "Messages deleted unacknowledged", "reason", box.lost)
+        lost = "Messages deleted that their device has neither acknowledged nor, without cursors, been written"
+        yield _by("cocoa_mailbox_lost", lost, "reason", box.lost)
+        retired = "Messages deleted by age or from a full box after they were written to a device without cursors"
+        yield _total("cocoa_mailbox_retired", retired, box.retired)
         if status.fan_outs is not None:
             yield GaugeMetricFamily("cocoa_mailbox_fan_outs", "Fan-outs that are not complete", value=status.fan_outs)
         waits = "Times that storing waited because many fan-outs were not complete"

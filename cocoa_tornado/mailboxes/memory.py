@@ -191,7 +191,11 @@ class MemoryStore:
         for device_id in devices:
             kept = self._kept.get(device_id)
             if kept is not None:
-                removed += self._lose(kept.expire(self._limits, now), "expired")
+                expired = kept.expire(self._limits, now)
+                lost = kept.count_unconfirmed(expired)
+                self.counters.lose("expired", lost)
+                self.counters.retired += len(expired) - lost
+                removed += self._removed(expired)
                 self._forget(device_id, kept, now)
         return removed
 
@@ -225,12 +229,10 @@ class MemoryStore:
             self.counters.collapsed += self._removed(replaced)
         dropped = kept.shrink(self._limits)
         if dropped:
-            self.counters.overflow(entry.device_id, self._removed(dropped), now)
+            lost = kept.count_unconfirmed(dropped)
+            self.counters.overflow(entry.device_id, lost, now)
+            self.counters.retired += self._removed(dropped) - lost
         return number
-
-    def _lose(self, lost: Removed, reason: str) -> int:
-        self.counters.lose(reason, len(lost))
-        return self._removed(lost)
 
     def _removed(self, removed: Removed) -> int:
         self._messages -= len(removed)

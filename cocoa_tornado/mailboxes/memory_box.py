@@ -242,6 +242,11 @@ class KeptBox:
                 return lane.remove(first.number)
         raise AssertionError("the newest message is alone")
 
+    def count_unconfirmed(self, removed: Removed) -> int:
+        """How many of these messages the device has not got for sure, see ``Lane.confirmed``."""
+        confirmed = {"normal": self._normal.state.confirmed, "high": self._high.state.confirmed}
+        return sum(message.number > confirmed[message.lane] for message in removed)
+
     # -- removing
 
     def acknowledge(self, numbers: Numbers) -> Removed:

@@ -180,18 +180,20 @@ class MailboxCounters:
     superseded: int = 0  # marks without effect because another server holds the device
     withdrawn: int = 0  # messages removed because their device is no longer in their audience
     acknowledged: int = 0  # messages deleted because their device acknowledged them
-    lost: dict[str, int] = field(default_factory=dict)  # never acknowledged, by reason (rules/labels.py)
+    lost: dict[str, int] = field(default_factory=dict)  # deleted unconfirmed, by reason (rules/labels.py)
+    retired: int = 0  # deleted by age or a full box, but written to a device that never acknowledges anything
     failures: int = 0  # transitions from READY to OPENING
     fan_out_waits: int = 0  # times that calls of append had to wait, because so many fan-outs were under way
     full: Repeats = field(default_factory=lambda: Repeats(FULL_QUIET_S))
 
     def overflow(self, device_id: str, count: int, now: float) -> None:
-        """A full box has dropped messages.
+        """A full box has dropped messages that its device does not have.
 
         :param now: Unix seconds
         """
-        self.lose("overflow", count)
-        self.full.note(device_id, now, times=count)
+        if count:
+            self.lose("overflow", count)
+            self.full.note(device_id, now, times=count)
 
     def lose(self, reason: str, count: int) -> None:
         if count:

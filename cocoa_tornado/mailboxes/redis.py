@@ -221,7 +221,8 @@ class RedisStore:
         if fault is not None:
             raise fault
         self._step_id = secrets.token_hex(8).encode()
-        _, lost, collapsed, messages, size_bytes, pending, steps, _ = reply
+        _, lost, collapsed, messages, size_bytes, pending, steps, retired, _ = reply
+        self._ledger.counters.retired += int(retired)
         self._note_totals((messages, size_bytes))
         return self._note_steps(steps, lost, int(collapsed), int(pending))
 
@@ -236,7 +237,9 @@ class RedisStore:
         if fault is not None:
             raise fault
         removed = int(reply[1])
-        self._ledger.counters.lose("expired", removed)
+        retired = int(reply[5])
+        self._ledger.counters.lose("expired", removed - retired)
+        self._ledger.counters.retired += retired
         self._note_totals(reply[2:4])
         self.fan_outs = int(reply[4])
         return removed
@@ -379,7 +382,8 @@ class RedisStore:
     # -- results
 
     def _note_stored(self, judged: Judged, reply: list[Any]) -> Committed:
-        _, numbers, lost, collapsed, given, messages, size_bytes, pending, steps, rung, _ = reply
+        _, numbers, lost, collapsed, given, messages, size_bytes, pending, steps, rung, retired, _ = reply
+        self._ledger.counters.retired += int(retired)
         self._judged, self._given = None, max(self._given, int(given))
         self._ledger.counters.duplicates += judged.fresh.count(False)
         self._note_results(numbers, judged.fresh.count(True))

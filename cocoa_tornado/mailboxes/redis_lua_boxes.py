@@ -198,6 +198,12 @@ local function load(name, ...)
   return box, found
 end
 
+-- The number up to which the device of a plain box has its messages for sure, as in rules/box.py.
+local function confirmed_of(box)
+  local found = redis.call('HMGET', box.key, 'acked', 'written', 'base')
+  return tonumber(found[1] or found[2] or found[3]) or 0
+end
+
 -- A new box begins above all numbers ever given.
 local function create(name)
   local key, base = root .. 'b:' .. name, mailbox.given

@@ -7,6 +7,12 @@ from typing import Final
 LIMITS: Final = """
 local limits = {}
 
+-- Messages have been dropped. Those that a device which never acknowledges has been written are not lost.
+local function note_dropped(box, lost, retired)
+  if lost > 0 then box.lost = (box.lost or 0) + lost end
+  mailbox.retired = mailbox.retired + retired
+end
+
 -- The box is to be saved.
 local function touch(box)
   if box.is_touched then return end
@@ -32,7 +38,9 @@ local function trim_oldest(box)
   end
   local dropped = gone - lane.gone
   if dropped == 0 then return end
-  box.lost, mailbox.messages = (box.lost or 0) + dropped, mailbox.messages - dropped
+  local lost = math.max(0, gone - math.max(lane.gone, confirmed_of(box)))
+  note_dropped(box, lost, dropped - lost)
+  mailbox.messages = mailbox.messages - dropped
   mailbox.bytes, box.bytes, lane.gone = mailbox.bytes - (box.bytes - left), left, gone
   trim(lane)
 end
@@ -67,7 +75,9 @@ local function shrink(box, newest)
     local entry, lane = first_to_drop(box, newest)
     if not entry then return end
     drop(box, lane, entry)
-    box.lost, count = (box.lost or 0) + 1, count - 1
+    local is_lost = number_of(entry) > lane.confirmed
+    note_dropped(box, is_lost and 1 or 0, is_lost and 0 or 1)
+    count = count - 1
   end
 end
 """

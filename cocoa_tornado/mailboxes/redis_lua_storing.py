@@ -17,11 +17,12 @@ APPEND: Final = """
 local why = enter()
 if why then return {why} end
 local answer_key = root .. 'answer:' .. ARGV[3]
-local answer = redis.call('HMGET', answer_key, 'group', 'numbers', 'lost', 'collapsed', 'steps', 'rung')
+local answer = redis.call('HMGET', answer_key, 'group', 'numbers', 'lost', 'collapsed', 'steps', 'rung', 'retired')
 if answer[1] == ARGV[4] then
   return {'stored', answer[2], answer[3] and answer[3] ~= '' and cmsgpack.unpack(answer[3]) or {}, answer[4] or '0',
     whole(mailbox.given), whole(mailbox.messages), whole(mailbox.bytes), whole(try('LLEN', root .. 'fans') or 0),
-    answer[5] and answer[5] ~= '' and cmsgpack.unpack(answer[5]) or {}, answer[6] or '', foreign}
+    answer[5] and answer[5] ~= '' and cmsgpack.unpack(answer[5]) or {}, answer[6] or '',
+    answer[7] or '0', foreign}
 end
 limits.messages, limits.bytes, limits.ttl = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
 local remember_ms, in_place = ARGV[8], tonumber(ARGV[10])
@@ -41,7 +42,7 @@ end
 -- The first write: Redis rejects it if memory is full.
 redis.call('HSET', answer_key, 'group', '')
 
-mailbox.collapsed = 0
+mailbox.collapsed, mailbox.retired = 0, 0
 local names_at, has_fans = at - 1, (try('LLEN', root .. 'fans') or 0) > 0
 local function store(index, message)
   local name = ARGV[names_at + index]
@@ -103,10 +104,10 @@ if at <= #ARGV then rung = bells().ring(at, ARGV[3]) end
 local joined, collapsed = table.concat(numbers, ' '), whole(mailbox.collapsed)
 redis.call('HSET', answer_key, 'group', ARGV[4], 'numbers', joined, 'collapsed', collapsed,
   'lost', #lost > 0 and cmsgpack.pack(lost) or '',
-  'steps', #steps > 0 and cmsgpack.pack(steps) or '', 'rung', rung)
+  'steps', #steps > 0 and cmsgpack.pack(steps) or '', 'rung', rung, 'retired', whole(mailbox.retired))
 redis.call('EXPIRE', answer_key, 86400)
 return {'stored', joined, lost, collapsed, whole(mailbox.given), whole(mailbox.messages), whole(mailbox.bytes),
-  whole(left), steps, rung, foreign}
+  whole(left), steps, rung, whole(mailbox.retired), foreign}
 """
 
 FAN_OUT: Final = """
@@ -122,14 +123,14 @@ if answer[1] == ARGV[4] then
   return reply
 end
 limits.messages, limits.bytes, limits.ttl = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
-mailbox.collapsed = 0
+mailbox.collapsed, mailbox.retired = 0, 0
 redis.call('HSET', answer_key, 'step', '')
 fanning().step_oldest(tonumber(ARGV[8]))
 local lost = save_boxes()
 local steps, left = fanning().save_fans(ARGV[9])
 leave()
 local reply = {'stepped', lost, whole(mailbox.collapsed), whole(mailbox.messages), whole(mailbox.bytes),
-  whole(left), steps, foreign}
+  whole(left), steps, whole(mailbox.retired), foreign}
 redis.call('HSET', answer_key, 'step', ARGV[4], 'stepped', cmsgpack.pack(reply))
 redis.call('EXPIRE', answer_key, 86400)
 return reply

@@ -109,7 +109,7 @@ local expired, ttl, most = tonumber(ARGV[3]), tonumber(ARGV[7]), tonumber(ARGV[9
 local names = try('ZRANGEBYSCORE', root .. 'due', '-inf', ARGV[3], 'LIMIT', 0, ARGV[8]) or {}
 local strangers = try('ZRANGEBYSCORE', root .. 'known', '-inf', '(' .. ARGV[6], 'LIMIT', 0, ARGV[10]) or {}
 if #names > 0 or #strangers > 0 then begin_although_full() end
-local removed = 0
+local removed, retired = 0, 0
 
 -- Delete the oldest messages of a lane while they have expired. Returns when the first that has not was stored.
 local function expire_oldest(box, lane)
@@ -120,7 +120,12 @@ local function expire_oldest(box, lane)
     if ms > expired then stored = ms end
     if ms > expired or removed >= most then return true end
     gone, removed = number, removed + 1
-    if box.high then leaving().count_out(box, lane, entry, number) else size = size + size_of(entry, more_of(entry)) end
+    if not box.high then
+      size = size + size_of(entry, more_of(entry))
+      return
+    end
+    leaving().count_out(box, lane, entry, number)
+    if number <= lane.confirmed then retired = retired + 1 end
   end)
   if not stored and removed < most and gone < lane.last then
     -- Something else has deleted the rest.
@@ -130,6 +135,7 @@ local function expire_oldest(box, lane)
   if gone == before then return stored end
   lane.gone = gone
   if not box.high then
+    retired = retired + math.max(0, math.min(gone, confirmed_of(box)) - before)
     box.bytes, mailbox.bytes = box.bytes - size, mailbox.bytes - size
     mailbox.messages = mailbox.messages - (gone - before)
   end
@@ -146,6 +152,7 @@ local function expire_own(box)
     if removed >= most then break end
     local entry, lane = leaving().find(box, place)
     if entry then
+      if number_of(entry) <= lane.confirmed then retired = retired + 1 end
       leaving().drop(box, lane, entry)
       removed, box.is_changed = removed + 1, true
     end
@@ -209,5 +216,5 @@ for _, name in ipairs(strangers) do
 end
 leave()
 local fans = try('LLEN', root .. 'fans') or 0
-return {'swept', removed, whole(mailbox.messages), whole(mailbox.bytes), whole(fans), foreign}
+return {'swept', removed, whole(mailbox.messages), whole(mailbox.bytes), whole(fans), retired, foreign}
 """

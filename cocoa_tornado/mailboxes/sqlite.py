@@ -136,7 +136,7 @@ class SqliteStore:
 
         change = await self._writing.submit(sweep)
         self._note(change)
-        return change.expired
+        return change.expired + change.retired
 
     def answer(self, queries: Sequence[Query]) -> asyncio.Future[list[QueryResult]]:
         expiry = Expiry.at(self._clock(), self._limits.ttl_s)
@@ -164,5 +164,6 @@ class SqliteStore:
             for device_id, count in change.overflowed.items():
                 counters.overflow(device_id, count, now)
         counters.lose("expired", change.expired)
+        counters.retired += change.retired
         self.epoch, self.fan_outs = change.epoch, change.fan_outs
         self._ledger.set_totals(*change.totals)

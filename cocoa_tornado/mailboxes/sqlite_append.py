@@ -206,12 +206,13 @@ class Appender:
                 break
             looked_at *= 4
         last = found[count - 1][0] if count else gone
+        lost = sum(number > row.normal.confirmed for number, _ in found[:count])
         database.execute("DELETE FROM message WHERE box = ? AND number <= ?", (row.id, last))
         row.normal = row.normal.lose(last)
         self._boxes.removed(row, count, sum(sizes[:count]))
         if row.holes:
             self._boxes.skip_holes(row, "normal")
-        self._boxes.change.overflowed[row.device_id] += count
+        self._note_dropped(row, lost, count - lost)
 
     def _shrink(self, row: BoxRow, newest: LaneName) -> None:
         """Drop messages until the box is within its limits: low ones first, then normal ones, then high ones.
@@ -221,7 +222,13 @@ class Appender:
         while row.messages > 1 and _is_over(row, self._limits):
             name, number, size = self._first_to_drop(row, newest)
             self._boxes.remove(row, name, number, size)
-            self._boxes.change.overflowed[row.device_id] += 1
+            is_lost = number > row.lane(name).confirmed
+            self._note_dropped(row, int(is_lost), int(not is_lost))
+
+    def _note_dropped(self, row: BoxRow, lost: int, retired: int) -> None:
+        change = self._boxes.change
+        change.overflowed[row.device_id] += lost
+        change.retired += retired
 
     def _first_to_drop(self, row: BoxRow, newest: LaneName) -> tuple[LaneName, int, int]:
         database = self._boxes.database

@@ -46,6 +46,8 @@ class Change:
     :ivar totals: the mailbox's number of messages and their total size in bytes, after the commit
     :ivar fan_outs: how many are not complete after the commit
     :ivar overflowed: messages that full boxes have dropped, by device
+    :ivar expired: messages that were too old
+    :ivar retired: as ``MailboxCounters.retired``; these are not among the two before
     """
 
     results: list[list[int | None]] = field(default_factory=list)
@@ -62,12 +64,13 @@ class Change:
     withdrawn: int = 0
     overflowed: Counter[str] = field(default_factory=Counter)
     expired: int = 0
+    retired: int = 0
 
     def adopt(self, other: Change) -> None:
         """Report what another transaction has stored, too. The mailbox's totals include it already."""
         self.results, self.steps = other.results, other.steps
         self.overflowed += other.overflowed
-        for counter in ("stored", "duplicates", "acknowledged", "collapsed", "withdrawn"):
+        for counter in ("stored", "duplicates", "acknowledged", "collapsed", "withdrawn", "retired"):
             setattr(self, counter, getattr(self, counter) + getattr(other, counter))
 
 

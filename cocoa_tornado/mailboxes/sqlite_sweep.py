@@ -35,7 +35,8 @@ class Sweep:
 
     @property
     def _room(self) -> int:
-        return SWEEP_MESSAGES - self.boxes.change.expired
+        change = self.boxes.change
+        return SWEEP_MESSAGES - change.expired - change.retired
 
     def _sweep_boxes(self) -> None:
         boxes, first = self.boxes, self.swept_id + 1
@@ -72,15 +73,18 @@ class Sweep:
         """Delete the lane's first messages, as far as they are too old for the mailbox."""
         boxes, place = self.boxes, row.place(name)
         query = f"SELECT number, stored_at, {SIZE} FROM message WHERE box = ? AND number > ? ORDER BY number LIMIT ?"
-        last = expired = size_bytes = 0
+        confirmed = row.lane(name).confirmed
+        last = expired = lost = size_bytes = 0
         for number, stored_s, size in boxes.database.execute(query, (place, row.lane(name).gone, self._room)):
             if stored_s > boxes.now - boxes.limits.ttl_s:
                 break
             last, expired, size_bytes = number, expired + 1, size_bytes + size
+            lost += number > confirmed
         if expired:
             boxes.database.execute("DELETE FROM message WHERE box = ? AND number <= ?", (place, last))
             boxes.removed(row, expired, size_bytes)
-            boxes.change.expired += expired
+            boxes.change.expired += lost
+            boxes.change.retired += expired - lost
             boxes.skip_holes(row, name)
 
     def _expire_own(self) -> None:
@@ -91,8 +95,13 @@ class Sweep:
         found = boxes.database.execute(query, (int(boxes.now * 1000), self._room)).fetchall()
         rows = boxes.load_ids({abs(place) for place, _, _ in found})
         for place, number, size in found:
-            boxes.remove(rows[abs(place)], "high" if place < 0 else "normal", number, size)
-        boxes.change.expired += len(found)
+            row = rows[abs(place)]
+            name: LaneName = "high" if place < 0 else "normal"
+            if number > row.lane(name).confirmed:
+                boxes.change.expired += 1
+            else:
+                boxes.change.retired += 1
+            boxes.remove(row, name, number, size)
 
     def _forget_ids(self, first: int, last: int) -> None:
         message = "SELECT 1 FROM message WHERE message.box = named.place AND message.number = named.number"

@@ -9,7 +9,7 @@ import pytest
 from cocoa_tornado.errors import MailboxClosed
 from cocoa_tornado.mailboxes.driver import Driver
 from cocoa_tornado.mailboxes.port import NOT_STORED, Entry, MailboxState, NamedMessage, NamedPage
-from cocoa_tornado.rules.addressing import Options
+from cocoa_tornado.rules.addressing import Options, Priority
 from cocoa_tornado.rules.box import FORGET_AFTER_S, FORGET_MISSED_AFTER_S, BoxLimits, Epochs, Lane, PageLimits, Position
 from cocoa_tornado.rules.cursors import KEY_BYTES
 from cocoa_tornado.rules.seen import WINDOW
@@ -339,6 +339,57 @@ async def test_sweeping_removes_what_has_expired_in_small_steps(stand: Stand) ->
     assert sum(removed) == mailbox.counters.lost["expired"] == 1500
     assert max(removed) <= 1000
     assert await contents(mailbox, "d0") == payloads([1500])
+    await mailbox.close(1.0)
+
+
+@pytest.mark.parametrize("lane", ["normal", "high", "low"])
+async def test_what_a_device_without_cursors_was_written_is_not_lost(stand: Stand, lane: Priority) -> None:
+    """Its box keeps it, because a later firmware may ask for it, but the device does not miss it."""
+
+    def of(offset: int) -> Entry:
+        return entry(offset, options=Options(priority=lane))
+
+    mailbox = await stand.open(BoxLimits(max_messages=3, ttl_s=100))
+    await mailbox.append([of(n) for n in range(3)])
+    mailbox.written("doll", Position(2, mailbox.epoch, 2))
+    await mailbox.append([of(3)])
+    assert (mailbox.counters.lost, mailbox.counters.retired, len(mailbox.counters.full)) == ({}, 1, 0)
+    await mailbox.append([of(4), of(5)])
+    assert (mailbox.counters.lost, mailbox.counters.retired) == ({"overflow": 1}, 2)
+    ((device_id, row),) = mailbox.counters.full.most(9, stand.clock(), least=1)
+    assert (device_id, row.times) == ("doll", 1)
+    mailbox.written("doll", Position(4, mailbox.epoch, 4))
+    stand.clock.now += 101
+    await mailbox.append([entry(90, "other")])  # whose commit carries the mark along
+    assert [await mailbox.sweep() for _ in range(2)].count(3) == 1
+    assert (mailbox.counters.lost, mailbox.counters.retired) == ({"overflow": 1, "expired": 2}, 3)
+    await mailbox.close(1.0)
+
+
+async def test_what_a_plain_box_has_written_is_not_lost(stand: Stand) -> None:
+    mailbox = await stand.open(BoxLimits(max_messages=3, ttl_s=100))
+    await mailbox.append(entries(0, 3))
+    mailbox.written("doll", Position(2, mailbox.epoch))
+    await mailbox.append(entries(3, 3))
+    assert (mailbox.counters.lost, mailbox.counters.retired) == ({"overflow": 1}, 2)
+    mailbox.written("doll", Position(5, mailbox.epoch))
+    stand.clock.now += 101
+    await mailbox.append([entry(90, "other")])  # whose commit carries the mark along
+    assert [await mailbox.sweep() for _ in range(2)].count(3) == 1
+    assert (mailbox.counters.lost, mailbox.counters.retired) == ({"overflow": 1, "expired": 1}, 4)
+    await mailbox.close(1.0)
+
+
+async def test_a_device_with_cursors_has_only_what_it_has_acknowledged(stand: Stand) -> None:
+    mailbox = await stand.open(BoxLimits(max_messages=3, ttl_s=100))
+    await mailbox.append(entries(0, 3))
+    mailbox.written("doll", Position(3, mailbox.epoch))
+    mailbox.acknowledge("doll", Position(1, mailbox.epoch))
+    await mailbox.append(entries(3, 2))
+    assert (mailbox.counters.lost, mailbox.counters.retired, mailbox.counters.acknowledged) == ({"overflow": 1}, 0, 1)
+    stand.clock.now += 101
+    assert [await mailbox.sweep() for _ in range(2)].count(3) == 1
+    assert (mailbox.counters.lost, mailbox.counters.retired) == ({"overflow": 1, "expired": 3}, 0)
     await mailbox.close(1.0)
 
 

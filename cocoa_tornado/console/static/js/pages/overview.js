@@ -86,7 +86,7 @@ function attention(answer) {
   if (lately("quarantined")) {
     found.push(note("warn", "Quarantined as invalid in the last hour: ", plural(lately("quarantined"), "record"), ". ", h("a", {href: href(["quarantine"])}, "Show quarantine")));
   }
-  if (lately("lost")) found.push(note("warn", "In the last hour ", plural(lately("lost"), "message"), " left the mailbox unacknowledged: expired, or dropped from full boxes. Devices without cursors may have received theirs. ", h("a", {href: href(["trace"])}, "Trace a message")));
+  if (lately("lost")) found.push(note("warn", "In the last hour ", plural(lately("lost"), "message"), " expired, or were dropped from full boxes, before their devices received them. ", h("a", {href: href(["trace"])}, "Trace a message")));
   for (const row of rows.filter((each) => recent(each).counters.fenced)) {
     found.push(note("warn", h("strong", {}, id(row.server)), ` lost its lease in Redis ${plural(recent(row).counters.fenced, "time")} in the last hour, and with it its devices.`));
   }
