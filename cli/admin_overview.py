@@ -17,7 +17,7 @@ TOTALS: Final = {
     "kept": "messages kept for later",
     "not_connected": "messages for no connected device",
     "dropped": "messages dropped",
-    "lost": "messages expired, or dropped from full boxes",
+    "lost": "messages expired or dropped before they were received",
     "quarantined": "records quarantined",
     "other_key": "records with the key of another device",
     "from_devices": "messages from devices",

@@ -35,9 +35,9 @@ def top(admin: Admin, limit: int) -> None:
 
     The lists are: the slowest readers, with the messages that their sockets have not taken; the longest round trips of
     a ping; devices whose connections are repeatedly refused or short; devices that get the same message on each
-    connection because they never acknowledge it; devices whose full boxes have dropped messages within the last day;
-    and records that were read more than once, as far as the servers remember: READ AGAIN names the first of them for
-    `cocoa admin trace`. Empty lists are not shown.
+    connection because they never acknowledge it; devices whose full boxes have dropped messages that they had not
+    received, within the last day; and records that were read more than once, as far as the servers remember: READ AGAIN
+    names the first of them for `cocoa admin trace`. Empty lists are not shown.
 
     \b
       cocoa admin top

@@ -156,7 +156,7 @@ class GatewayCollector(Collector):
         withdrawn = "Messages deleted because their device has left their user or group"
         yield _total("cocoa_mailbox_withdrawn", withdrawn, box.withdrawn)
         yield _total("cocoa_mailbox_acknowledged", "Messages deleted after an acknowledgement", box.acknowledged)
-        lost = "Messages deleted that their device has neither acknowledged nor, without cursors, been written"
+        lost = "Messages lost: expired or dropped before their device had them, emptied with Redis, or not stored"
         yield _by("cocoa_mailbox_lost", lost, "reason", box.lost)
         retired = "Messages deleted by age or from a full box after they were written to a device without cursors"
         yield _total("cocoa_mailbox_retired", retired, box.retired)

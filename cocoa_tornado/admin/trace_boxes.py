@@ -103,6 +103,8 @@ class BoxSearch:
             return InBox(None, "nothing is in its box, or was")
         if lane.acked is not None and lane.acked >= lane.gone:
             return InBox("acknowledged", "all that has left its box was acknowledged")
+        if lane.acked is None and lane.written >= lane.gone > lane.base:
+            return InBox("written", NEVER_ACKNOWLEDGES)
         if self._has_expired(sought):
             return InBox("expired", self._lifetime(sought))
         if lane.acked is None and lane.gone > lane.base:

@@ -45,7 +45,7 @@ class Change:
     :ivar epoch: the mailbox's epoch after the commit
     :ivar totals: the mailbox's number of messages and their total size in bytes, after the commit
     :ivar fan_outs: how many are not complete after the commit
-    :ivar overflowed: messages that full boxes have dropped, by device
+    :ivar overflowed: messages that full boxes have dropped before their device had them, by device
     :ivar expired: messages that were too old
     :ivar retired: as ``MailboxCounters.retired``; these are not among the two before
     """

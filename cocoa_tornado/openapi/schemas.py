@@ -229,7 +229,9 @@ SCHEMAS: Final[dict[str, Node]] = {
             "round_trips": array(ref("Reader"), "The longest round trips"),
             "reconnects": array(ref("Repeat"), "Connections that were refused, or short"),
             "loops": array(ref("Repeat"), "The same message again, which the device never acknowledges"),
-            "full_boxes": array(ref("Repeat"), "Messages that the device's full box has dropped"),
+            "full_boxes": array(
+                ref("Repeat"), "Messages that the device's full box has dropped before it received them"
+            ),
             "read_again": array(
                 record(
                     {

@@ -50,7 +50,8 @@ def no_upgrade(response: Response) -> str | None:
     if response.status in (400, 426):
         return f"{answered}: the upgrade does not reach the gateway; {_UPGRADE_ADVICE}"
     if response.status == 404 and judge_error_body(response) is None:
-        return f"{answered}: the gateway answers here, but not at this path: check the path of the URL"
+        where = "check the path of the URL, and what a proxy makes of it"
+        return f"{answered}: the gateway answers here, but not at this path: {where}"
     if response.status < 300 or (judge_error_body(response) and response.status in (404, 405, 501)):
         return f"{answered}: something else than the gateway answers at this path; a proxy must route it there"
     if judge_error_body(response) and response.status in (502, 503, 504):

@@ -68,7 +68,7 @@ class Runs:
         for partition, length in reversed(sources):
             if length and offsets[end - 1] - offsets[end - length] != length - 1:
                 looked += length
-            for first, last in _unbroken(offsets[max(0, end - length) : end]):
+            for first, last in _unbroken(offsets[end - length : end]):
                 later = self._open.get(partition)
                 if later is not None and later.first == last + 1:
                     self._open[partition] = Run(partition, first, later.last, at_s)

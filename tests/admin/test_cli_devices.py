@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 
@@ -192,6 +193,11 @@ async def test_without_a_mailbox_there_is_no_box_to_empty(gateway: Harness) -> N
     fails(await run(gateway, "empty", "doll", "--yes"), "There is no mailbox")
 
 
+def _state_of(pid: int) -> str:
+    """``S`` while the process waits; Linux only."""
+    return Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(") ")[2][0]
+
+
 @pytest.mark.parametrize("typed", ["n\n", "\n", "\x04", "y\n", "YES\n", "Ctrl-C"])
 async def test_at_a_terminal_a_box_is_emptied_only_after_a_yes(start_admin: StartAdmin, typed: str) -> None:
     gateway = await start_admin(mailbox="memory://")
@@ -212,6 +218,8 @@ async def test_at_a_terminal_a_box_is_emptied_only_after_a_yes(start_admin: Star
         shown += await asyncio.to_thread(os.read, terminal, 1000)
     assert shown == b"Delete all messages in the box of doll? [y/N] "
     if typed == "Ctrl-C":
+        # Between the last look for signals and the read, Python would notice it with the next input only.
+        await eventually(lambda: _state_of(process.pid) == "S")
         process.send_signal(signal.SIGINT)
     else:
         os.write(terminal, typed.encode())

@@ -71,7 +71,7 @@ class Console:
     async def finds(self, *way: str, shows: str) -> None:
         """Click a link or a button with each of these texts in turn; then the page shows a text.
 
-        :param way: ``Id of the message=m1`` fills a field, and presses Enter
+        :param way: ``Message id=m1`` fills a field, and presses Enter
         """
         if self._page is None:
             return
@@ -94,7 +94,7 @@ class Console:
         print(" > ".join(("Overview", *way)), ":", shows)
 
     async def traces(self, message_id: str, shows: str) -> None:
-        await self.finds("Trace", f"Id of the message={message_id}", shows=shows)
+        await self.finds("Trace", f"Message id={message_id}", shows=shows)
 
 
 @contextlib.asynccontextmanager
@@ -153,7 +153,7 @@ class Faults:
         await self.publish("empty-group", to={"group": "kitchn"})
         await says(a, "empty-group", "not_connected; no device is in the group kitchn")
         await self.console.traces("empty-group", "no device is in the group kitchn")
-        await self.console.finds("Devices", "Group=kitchn", "All members", shows="No member is known")
+        await self.console.finds("Devices", "Group=kitchn", "All members", shows="No members")
 
     async def a_wrong_key(self, a: Harness, b: Harness) -> None:
         device = await b.raw("doll")
@@ -161,7 +161,7 @@ class Faults:
         await device.read_until(TEXT)
         key = "its key names neither the device nor the session: the value decides"
         await says(a, "wrong-key", rf"doll: written \(the device has never acknowledged anything\); {key}")
-        await self.console.finds(shows="1 record had a key that names neither the device nor the session.")
+        await self.console.finds(shows="1 record had a key other than the device id or the session id.")
         await self.console.traces("wrong-key", key)
 
     async def a_wrong_signing_key(self, a: Harness, b: Harness) -> None:
@@ -170,7 +170,7 @@ class Faults:
         await self.publish("wrong-signature", "stranger")
         note = "not connected, and no earlier connection is known"
         await says(a, "wrong-signature", rf"stranger: waiting \({note}\)")
-        await self.console.finds(shows="token signed by another key")
+        await self.console.finds(shows="wrong signature")
 
     async def a_slow_reader(self, a: Harness, b: Harness) -> None:
         await b.raw("slow")
@@ -184,7 +184,7 @@ class Faults:
         await self.publish("quarantined", "doll", ttl="60")
         copy = r"its copy is \d/\d of the quarantine"
         await says(a, "quarantined", f"doll: quarantined; The record has an invalid ttl; {copy}")
-        await self.console.finds("Look at them", shows="invalid field ttl")
+        await self.console.finds("Show quarantine", shows="invalid field ttl")
 
     async def an_expired_message(self, a: Harness, b: Harness) -> None:
         await self.publish("expired", "away", ttl=1)
@@ -234,7 +234,7 @@ class Faults:
         rows = (await ask(a, "GET", "/top?limit=100")).body["read_again"]
         assert rows
         assert all(row["count"] > 1 and row["servers"][-1] in "abc" for row in rows), rows
-        await self.console.finds(shows="Read again")
+        await self.console.finds(shows="Records read again")
         await self.console.finds(rows[0]["id"], shows="; read ")
 
     async def a_fenced_server(self, a: Harness, b: Harness) -> None:
@@ -250,7 +250,7 @@ class Faults:
         await self.publish("fenced", "held")
         note = r"not connected: closed with 1001 by b at [\d:TZ.-]+, which was fenced once"
         await says(a, "fenced", rf"held: waiting \({note}\)")
-        await self.console.finds(shows="b has lost its lease in Redis, and with it its devices: fenced 1 time")
+        await self.console.finds(shows="b lost its lease in Redis 1 time in the last hour, and with it its devices.")
 
 
 async def test_one_line_or_a_few_clicks_are_enough_to_find_each_of_ten_faults(

@@ -18,6 +18,7 @@ from tornado.ioloop import IOLoop
 from testing.browser import CHROMIUM
 from testing.chromium import Page, by_text, chromium
 from testing.proxies import HAPROXY, NGINX, Places, Program, Proxy
+from testing.raw_device import RawDevice
 
 from ..admin.conftest import StartAdmin, admin_token
 from ..admin.operator import main
@@ -212,13 +213,18 @@ async def test_the_command_line_works_below_a_path(proxies: Proxies) -> None:
         checks = json.loads((await asyncio.to_thread(CliRunner().invoke, main, probe, env=env)).stdout)["checks"]
         assert [check for check in checks if check["status"] == "failed"] == []
         assert len(checks) > 30
-    # As the documentation says: the shorter proxy_pass of nginx decodes what an id needs encoded.
+    # As the documentation says: the shorter proxy_pass of nginx decodes what an id in a path needs encoded.
     simple = {
         "COCOA_ADMIN_TOKEN": admin_token(),
         "COCOA_ADMIN_URL": f"http://localhost:{proxies.nginx.plain_port}/simple",
     }
-    for command, code in ((["admin", "devices"], 0), (["admin", "device", "a/b é"], 1)):
-        assert (await asyncio.to_thread(CliRunner().invoke, main, command, env=simple)).exit_code == code
+    for command in (["admin", "devices"], ["admin", "device", "a/b é"]):
+        assert (await asyncio.to_thread(CliRunner().invoke, main, command, env=simple)).exit_code == 0
+    through = await RawDevice.connect(proxies.nginx.plain_port)
+    bearer = {"Authorization": f"Bearer {admin_token()}"}
+    encoded = await through.request("GET", "/simple/api/v1/admin/devices/a%2Fb%20%C3%A9", bearer)
+    await through.end()
+    assert encoded.status == 404
 
 
 async def test_with_a_port_of_its_own_below_a_path_the_devices_port_has_no_path(

@@ -86,7 +86,7 @@ function attention(answer) {
   if (lately("quarantined")) {
     found.push(note("warn", "Quarantined as invalid in the last hour: ", plural(lately("quarantined"), "record"), ". ", h("a", {href: href(["quarantine"])}, "Show quarantine")));
   }
-  if (lately("lost")) found.push(note("warn", "In the last hour ", plural(lately("lost"), "message"), " expired, or were dropped from full boxes, before their devices received them. ", h("a", {href: href(["trace"])}, "Trace a message")));
+  if (lately("lost")) found.push(note("warn", "In the last hour ", plural(lately("lost"), "message"), " expired, were dropped from full boxes, or were lost with Redis, before their devices received them. ", h("a", {href: href(["trace"])}, "Trace a message")));
   for (const row of rows.filter((each) => recent(each).counters.fenced)) {
     found.push(note("warn", h("strong", {}, id(row.server)), ` lost its lease in Redis ${plural(recent(row).counters.fenced, "time")} in the last hour, and with it its devices.`));
   }
@@ -169,7 +169,7 @@ const WATCHED = [
   ["queues", "Slow readers", "queued messages that the socket has not taken", (row) => [deviceLink(row.device_id), plural(row.queue, "message")]],
   ["reconnects", "Frequent reconnects", "refused, or connected for less than five minutes", (row) => [deviceLink(row.device_id), `${number(row.count)} times`]],
   ["loops", "Delivery loops", "sent the same message again and again, because the device never acknowledges it", (row) => [deviceLink(row.device_id), `${number(row.count)} times`]],
-  ["full_boxes", "Full boxes", "messages dropped within the last day", (row) => [deviceLink(row.device_id), plural(row.count, "message")]],
+  ["full_boxes", "Full boxes", "messages dropped before they were received, within the last day", (row) => [deviceLink(row.device_id), plural(row.count, "message")]],
   ["read_again", "Records read again", "more than once, as far as the servers remember", (row) => [h("span", {}, traceLink(row.id), row.records > 1 && h("span", {class: "muted"}, ` and ${plural(row.records - 1, "more", "more")}`)), `${number(row.count)} times`]],
   ["round_trips", "Longest round trips", "100 ms or more at the last ping", (row) => [deviceLink(row.device_id), milliseconds(row.rtt_ms)]],
 ];
