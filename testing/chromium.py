@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
-import itertools
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -79,14 +78,10 @@ class Page(AnyPage):
     """
 
     def __init__(self, socket: ClientConnection) -> None:
-        super().__init__()
+        super().__init__(socket)
         self.dialogs: list[str] = []
-        self._socket = socket
-        self._numbers = itertools.count(1)
-        self._waiting: dict[int, asyncio.Future[dict[str, Any]]] = {}
         self._loaded = asyncio.Event()
         self._dismissing: asyncio.Future[dict[str, Any]] | None = None
-        self._reader = asyncio.ensure_future(self._read())
 
     async def begin(self, width: int, height: int, *, dark: bool) -> None:
         for domain in ("Page", "Runtime", "Log"):
@@ -132,32 +127,7 @@ class Page(AnyPage):
         answer = await self.call("Page.captureScreenshot", captureBeyondViewport=whole)
         path.write_bytes(base64.b64decode(answer["data"]))
 
-    async def call(self, method: str, **params: Any) -> dict[str, Any]:
-        """One command of the protocol."""
-        number = next(self._numbers)
-        answer: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
-        self._waiting[number] = answer
-        await self._socket.send(json.dumps({"id": number, "method": method, "params": params}))
-        async with asyncio.timeout(PATIENCE_S):
-            return await answer
-
-    async def close(self) -> None:
-        self._reader.cancel()
-        await self._socket.close()
-
-    async def _read(self) -> None:
-        async for text in self._socket:
-            message = json.loads(text)
-            if "id" in message:
-                waiting = self._waiting.pop(message["id"])
-                if "error" in message:
-                    waiting.set_exception(PageError(message["error"]["message"]))
-                else:
-                    waiting.set_result(message["result"])
-            else:
-                self._on_event(message["method"], message["params"])
-
-    def _on_event(self, method: str, params: dict[str, Any]) -> None:
+    def on_event(self, method: str, params: dict[str, Any]) -> None:
         if method == "Page.loadEventFired":
             self._loaded.set()
         elif method == "Runtime.exceptionThrown":

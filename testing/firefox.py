@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
-import itertools
 import json
 import shutil
 from collections.abc import AsyncIterator
@@ -41,12 +40,8 @@ class FirefoxPage(AnyPage):
     """One tab, and the session of its browser."""
 
     def __init__(self, socket: ClientConnection) -> None:
-        super().__init__()
-        self._socket = socket
-        self._numbers = itertools.count(1)
-        self._waiting: dict[int, asyncio.Future[dict[str, Any]]] = {}
+        super().__init__(socket)
         self._context = ""
-        self._reader = asyncio.ensure_future(self._read())
 
     async def begin(self) -> None:
         await self.call("session.new", capabilities={})
@@ -83,32 +78,12 @@ class FirefoxPage(AnyPage):
         answer = await self._here("browsingContext.captureScreenshot", origin="document")
         path.write_bytes(base64.b64decode(answer["data"]))
 
-    async def call(self, method: str, **params: Any) -> dict[str, Any]:
-        """One command of the protocol."""
-        number = next(self._numbers)
-        answer: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
-        self._waiting[number] = answer
-        await self._socket.send(json.dumps({"id": number, "method": method, "params": params}))
-        async with asyncio.timeout(PATIENCE_S):
-            return await answer
-
-    async def close(self) -> None:
-        self._reader.cancel()
-        await self._socket.close()
-
     async def _here(self, method: str, **params: Any) -> dict[str, Any]:
         return await self.call(method, context=self._context, **params)
 
-    async def _read(self) -> None:
-        async for text in self._socket:
-            message = json.loads(text)
-            if message.get("type") == "event":
-                if message["params"].get("level") == "error":
-                    self.faults.append(str(message["params"].get("text")))
-            elif message.get("type") == "error":
-                self._waiting.pop(message["id"]).set_exception(PageError(f"{message['error']}: {message['message']}"))
-            else:
-                self._waiting.pop(message["id"]).set_result(message["result"])
+    def on_event(self, method: str, params: dict[str, Any]) -> None:
+        if params.get("level") == "error":
+            self.faults.append(str(params.get("text")))
 
 
 @contextlib.asynccontextmanager

@@ -1,10 +1,17 @@
-"""What one can do with a page, whichever browser shows it."""
+"""What one can do with a page, whichever browser shows it.
+
+The protocols of the browsers, WebDriver BiDi and Chromium's own, have the same form: commands with an ``id``, their
+results, and events, as JSON over a WebSocket.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 from typing import Any
+
+from websockets.asyncio.client import ClientConnection
 
 from .browser import PATIENCE_S
 
@@ -20,8 +27,25 @@ class AnyPage:
         its policy
     """
 
-    def __init__(self) -> None:
+    def __init__(self, socket: ClientConnection) -> None:
         self.faults: list[str] = []
+        self._socket = socket
+        self._numbers = itertools.count(1)
+        self._waiting: dict[int, asyncio.Future[dict[str, Any]]] = {}
+        self._reader = asyncio.ensure_future(self._read())
+
+    async def call(self, method: str, **params: Any) -> dict[str, Any]:
+        """One command of the protocol."""
+        number = next(self._numbers)
+        answer: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
+        self._waiting[number] = answer
+        await self._socket.send(json.dumps({"id": number, "method": method, "params": params}))
+        async with asyncio.timeout(PATIENCE_S):
+            return await answer
+
+    async def close(self) -> None:
+        self._reader.cancel()
+        await self._socket.close()
 
     async def evaluate(self, script: str) -> Any:
         """The value of an expression, or of what its promise resolves to."""
@@ -29,6 +53,10 @@ class AnyPage:
 
     async def type_text(self, text: str) -> None:
         """Put a text where the cursor is."""
+        raise NotImplementedError
+
+    def on_event(self, method: str, params: dict[str, Any]) -> None:
+        """The browser reports something."""
         raise NotImplementedError
 
     def faults_but(self, *statuses: int) -> list[str]:
@@ -64,6 +92,21 @@ class AnyPage:
         await self.until(f"(document.querySelector({json.dumps(selector)})?.select?.(), true)")
         await self.evaluate(f"document.querySelector({json.dumps(selector)}).focus()")
         await self.type_text(text)
+
+    async def _read(self) -> None:
+        async for text in self._socket:
+            message = json.loads(text)
+            if "id" not in message:
+                self.on_event(message["method"], message["params"])
+            elif "error" in message:
+                self._waiting.pop(message["id"]).set_exception(PageError(_fault_of(message)))
+            else:
+                self._waiting.pop(message["id"]).set_result(message["result"])
+
+
+def _fault_of(message: dict[str, Any]) -> str:
+    error = message["error"]
+    return str(error["message"]) if isinstance(error, dict) else f"{error}: {message['message']}"
 
 
 def by_text(selector: str, text: str) -> str:

@@ -271,7 +271,7 @@ class TraceSearch:
 
 def _certain(devices: Sequence[TraceDevice]) -> Sequence[TraceDevice]:
     """Of a record that is not committed: the devices whose boxes have it, so that it has been read. Of the others,
-    nothing is known yet, whatever has left their boxes. Empty if no box has it."""
+    nothing is known yet, even if messages have left their boxes. Empty if no box has it."""
     if not any(device.outcome in IN_BOX for device in devices):
         return ()
     return [device if device.outcome in IN_BOX else TraceDevice(device.device_id, None) for device in devices]

@@ -173,7 +173,7 @@ def books(receiver: Receiver, consumer: Consumer, start: int = 0, protocol: str 
     context = ReadingContext(options, publisher, counters, availability, KafkaClients(options), loop, receiver, decode)
     consuming = ConfluentConsuming(context, ConfluentClients(options))
     consuming._current = session = Session(ConfluentClients(options), options)
-    session.consumer = consumer  # type: ignore[assignment]
+    session.consumer = consumer  # type: ignore[assignment]  # it has what is called
     session.trouble = Trouble()
     consuming._assignment.ledgers = {0: OffsetLedger(start)}
     consuming._unresolved_since = time.monotonic()
@@ -183,7 +183,7 @@ def books(receiver: Receiver, consumer: Consumer, start: int = 0, protocol: str 
 def asking(consuming: ConfluentConsuming) -> Asker:
     """The client with which it asks from now on."""
     asker = Asker()
-    consuming._now.prober._consumer = asker  # type: ignore[assignment]
+    consuming._now.prober._consumer = asker  # type: ignore[assignment]  # likewise
     return asker
 
 

@@ -95,7 +95,7 @@ async def test_a_step_whose_commit_fails_late_is_reported_with_its_numbers_and_n
         calls.append(name)
         if len(calls) == ordinal:
             fails.append(name)
-            self._database = FailsLate(self._database, fails)  # type: ignore[assignment]
+            self._database = FailsLate(self._database, fails)  # type: ignore[assignment]  # a proxy of it
         change: Change = real(self, *args)
         return change
 
