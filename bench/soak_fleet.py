@@ -152,9 +152,10 @@ class Connection(BareClient):
 
     def reset(self) -> None:
         """Disconnect with a TCP reset."""
-        sock = self._transport.get_extra_info("socket")
-        if sock is not None:  # with TLS, if it has ended already
-            with contextlib.suppress(OSError):  # likewise, without TLS
+        # With TLS, CPython 3.11 raises if the transport is closing, and has no socket if the connection has ended.
+        sock = None if self._transport.is_closing() else self._transport.get_extra_info("socket")
+        if sock is not None:
+            with contextlib.suppress(OSError):  # without TLS, if it has ended
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self._transport.abort()
 

@@ -28,16 +28,28 @@ class PageServer:
         ).encode()
         self.report: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self.port = 0
+        self._serving: set[asyncio.Task[None]] = set()
 
     @contextlib.asynccontextmanager
     async def serving(self) -> AsyncIterator[PageServer]:
-        server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
         self.port = server.sockets[0].getsockname()[1]
-        async with server:
-            yield self
+        try:
+            async with server:
+                yield self
+        finally:
+            # A browser opens connections in advance, and sends nothing on them.
+            for task in self._serving:
+                task.cancel()
+            await asyncio.gather(*self._serving, return_exceptions=True)
+
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.ensure_future(self._serve(reader, writer))
+        self._serving.add(task)
+        task.add_done_callback(self._serving.discard)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+        with contextlib.closing(writer), contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
             head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").lower()
             length = next((int(line[15:]) for line in head.split("\r\n") if line.startswith("content-length:")), 0)
             body = await reader.readexactly(length)
@@ -47,7 +59,6 @@ class PageServer:
             fields = f"Content-Type: text/html\r\nContent-Length: {len(page)}\r\nConnection: close"
             writer.write(f"HTTP/1.1 200 OK\r\n{fields}\r\n\r\n".encode() + page)
             await writer.drain()
-        writer.close()
 
 
 async def open_page(script: str, folder: Path, origin: str = "127.0.0.1") -> Any:

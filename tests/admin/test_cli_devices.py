@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -212,6 +213,8 @@ async def test_at_a_terminal_a_box_is_emptied_only_after_a_yes(start_admin: Star
         stdin=its_side,
         stdout=subprocess.PIPE,
         stderr=its_side,
+        # A shell that runs the tests in the background has them, and so their children, ignore Ctrl-C.
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
     )
     shown = b""
     while b"[y/N] " not in shown:
