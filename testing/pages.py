@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+from abc import ABC, abstractmethod
 from typing import Any
 
 from websockets.asyncio.client import ClientConnection
@@ -20,7 +21,7 @@ class PageError(Exception):
     """A script of the test threw, or the browser refused a command."""
 
 
-class AnyPage:
+class AnyPage(ABC):
     """One tab of a browser.
 
     :ivar faults: what the page's scripts threw or logged as errors; in Chromium also blocked loads and violations of
@@ -47,17 +48,17 @@ class AnyPage:
         self._reader.cancel()
         await self._socket.close()
 
+    @abstractmethod
     async def evaluate(self, script: str) -> Any:
         """The value of an expression, or of what its promise resolves to."""
-        raise NotImplementedError
 
+    @abstractmethod
     async def type_text(self, text: str) -> None:
         """Put a text where the cursor is."""
-        raise NotImplementedError
 
+    @abstractmethod
     def on_event(self, method: str, params: dict[str, Any]) -> None:
         """The browser reports something."""
-        raise NotImplementedError
 
     def faults_but(self, *statuses: int) -> list[str]:
         """The faults, without the browser's lines about answers of these statuses."""

@@ -42,11 +42,11 @@ from cocoa_tornado.brokers import (  # noqa: E402  # likewise
     confluent_questions,
     confluent_session,
 )
-from cocoa_tornado.brokers.confluent_broken import end_of, end_of_broken_batch  # noqa: E402
-from cocoa_tornado.brokers.confluent_clients import ConfluentClients, Trouble  # noqa: E402
-from cocoa_tornado.brokers.confluent_consumer import ConfluentConsuming  # noqa: E402
-from cocoa_tornado.brokers.confluent_questions import Answer, Prober  # noqa: E402
-from cocoa_tornado.brokers.confluent_session import Session  # noqa: E402
+from cocoa_tornado.brokers.confluent_broken import end_of, end_of_broken_batch  # noqa: E402  # likewise
+from cocoa_tornado.brokers.confluent_clients import ConfluentClients, Trouble  # noqa: E402  # likewise
+from cocoa_tornado.brokers.confluent_consumer import ConfluentConsuming  # noqa: E402  # likewise
+from cocoa_tornado.brokers.confluent_questions import Answer, Prober  # noqa: E402  # likewise
+from cocoa_tornado.brokers.confluent_session import Session  # noqa: E402  # likewise
 
 pytestmark = pytest.mark.gen_test(timeout=90)
 

@@ -122,16 +122,16 @@ async def test_a_record_published_just_before_the_drain_still_arrives(running: R
 async def test_devices_that_neither_answer_nor_read_cannot_hold_up_the_drain(running: Running) -> None:
     gateway = await running.start(drain_grace_s=1.0)
     mute = await gateway.raw("mute")
-    deaf = await gateway.raw("deaf", receive_buffer=4096)
+    stalled = await gateway.raw("stalled", receive_buffer=4096)
     for _ in range(15):
-        gateway.gateway.hub.send_to_device("deaf", b"x" * 60_000)
+        gateway.gateway.hub.send_to_device("stalled", b"x" * 60_000)
     started = time.monotonic()
     await gateway.gateway.drain_and_stop()
     assert time.monotonic() - started < 8.0  # of the ten seconds that a socket may take no byte
     assert len(gateway.gateway.hub) == 0
     assert (await mute.read_until(CLOSE)).close_code == 1001
     assert await mute.read_to_end() == b""
-    assert CLOSE not in await deaf.read_to_end()
+    assert CLOSE not in await stalled.read_to_end()
 
 
 @pytest.mark.gen_test
